@@ -1,0 +1,54 @@
+# Synapse Saltworks. `make lab` builds and runs everything, `make test` tests everything.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PY := .venv/bin/python
+STAMP := .venv/.stamp
+LAB := $(PY) -m tests.lab
+
+.PHONY: help venv lab lab-base lab-status clean-lab shell testhost test lint soak bench lock
+
+help:
+	@echo 'make lab          build the lab, seed the old server, run the milestones'
+	@echo 'make lab-base     only the machines: salt, legacy, proxy, synapse'
+	@echo 'make lab-status   what of the lab exists and runs'
+	@echo "make shell M=name [C='command']   a shell, or one command, in a machine"
+	@echo 'make clean-lab    remove every trace of the lab (the cache stays)'
+	@echo 'make test         every test      make lint   make soak   make bench'
+
+venv: $(STAMP)
+
+$(STAMP): requirements/dev.txt tests/lab/bootstrap.sh
+	@tests/lab/bootstrap.sh
+
+lab: venv
+	@$(LAB) up
+
+lab-base: venv
+	@$(LAB) up --base
+
+lab-status: venv
+	@$(LAB) status
+
+clean-lab: venv
+	@$(LAB) clean
+
+shell: venv
+	@$(LAB) shell $(M) $(if $(C),-- '$(C)')
+
+lint: venv
+	@$(LAB) lint
+
+testhost: venv
+	@tests/lab/bootstrap.sh test
+
+test: testhost
+	@$(LAB) test $(T)
+
+soak: testhost
+	@$(LAB) test --only soak $(T)
+
+bench: testhost
+	@$(LAB) test --only bench $(T)
+
+lock: venv
+	@$(LAB) lock

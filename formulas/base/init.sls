@@ -1,0 +1,3 @@
+include:
+  - base.configured
+  - base.running

@@ -1,0 +1,4 @@
+base-ssh:
+  service.running:
+    - name: ssh
+    - enable: true

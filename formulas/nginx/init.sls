@@ -1,0 +1,4 @@
+include:
+  - nginx.installed
+  - nginx.configured
+  - nginx.running

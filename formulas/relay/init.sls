@@ -1,0 +1,3 @@
+include:
+  - relay.configured
+  - relay.running

@@ -1,0 +1,5 @@
+relay-packages:
+  pkg.installed:
+    - pkgs:
+        - nftables
+        - systemd

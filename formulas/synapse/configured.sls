@@ -1,0 +1,76 @@
+{%- from 'synapse/map.jinja' import synapse, service, unit_file, config_file, media_dir with context %}
+
+include:
+  - synapse.installed
+
+synapse-config-directory:
+  file.directory:
+    - name: {{ synapse.config_dir }}
+    - user: root
+    - group: {{ synapse.group }}
+    - mode: '0750'
+    - require:
+        - sls: synapse.installed
+
+{%- for path in [synapse.data_dir, media_dir] | unique %}
+
+synapse-directory-{{ path }}:
+  file.directory:
+    - name: {{ path }}
+    - user: {{ synapse.user }}
+    - group: {{ synapse.group }}
+{%- if synapse.manage_user %}
+    - mode: '0750'
+{%- endif %}
+    - require:
+        - sls: synapse.installed
+    - require_in:
+        - synapse_release: synapse-config
+{%- endfor %}
+
+synapse-signing-key:
+  file.managed:
+    - name: {{ synapse.config_dir }}/signing.key
+    - contents_pillar: synapse:signing_key
+    - user: root
+    - group: {{ synapse.group }}
+    - mode: '0640'
+    - show_changes: false
+    - require:
+        - file: synapse-config-directory
+
+synapse-log-config:
+  file.managed:
+    - name: {{ synapse.config_dir }}/log.yaml
+    - source: salt://synapse/files/log.yaml.jinja
+    - template: jinja
+    - user: root
+    - group: {{ synapse.group }}
+    - mode: '0640'
+    - require:
+        - file: synapse-config-directory
+
+# Read by the release itself before it takes the old one's place.
+synapse-config:
+  synapse_release.configured:
+    - name: {{ config_file }}
+    - version: {{ synapse.version | string | json }}
+    - config_pillar: synapse:config
+    - defaults:
+        signing_key_path: {{ synapse.config_dir }}/signing.key
+        log_config: {{ synapse.config_dir }}/log.yaml
+        media_store_path: {{ media_dir }}
+    - user: {{ synapse.user }}
+    - group: {{ synapse.group }}
+    - require:
+        - file: synapse-signing-key
+        - file: synapse-log-config
+
+synapse-unit:
+  file.managed:
+    - name: {{ unit_file }}
+    - source: salt://synapse/files/synapse.service.jinja
+    - template: jinja
+    - mode: '0644'
+    - require:
+        - sls: synapse.installed

@@ -1,0 +1,4 @@
+include:
+  - synapse.installed
+  - synapse.configured
+  - synapse.running

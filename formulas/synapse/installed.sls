@@ -1,0 +1,32 @@
+{%- from 'synapse/map.jinja' import synapse with context %}
+
+synapse-packages:
+  pkg.installed:
+    - pkgs: {{ synapse.packages | json }}
+
+{%- if synapse.manage_user %}
+
+synapse-group:
+  group.present:
+    - name: {{ synapse.group }}
+    - system: true
+
+synapse-user:
+  user.present:
+    - name: {{ synapse.user }}
+    - system: true
+    - gid: {{ synapse.group }}
+    - home: {{ synapse.data_dir }}
+    - createhome: false
+    - shell: /usr/sbin/nologin
+    - require:
+        - group: synapse-group
+{%- endif %}
+
+synapse-release:
+  synapse_release.present:
+    - name: {{ synapse.version | string | json }}
+    - source: {{ synapse.release.source | json }}
+    - source_hash: {{ synapse.release.source_hash | json }}
+    - require:
+        - pkg: synapse-packages

@@ -1,0 +1,125 @@
+"""The milestones' record: ``salt-run milestone.status``."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from saltworks import bank, milestone
+from saltworks.errors import Refused
+from saltworks.tree import Tree
+
+_RECORD = "milestones"
+_ARMED = "armed"
+
+
+def status() -> list[dict[str, str]]:
+    """Which milestones are achieved, when, and with which verdict.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run milestone.status
+    """
+    return milestone.table(bank.read(_store(), _RECORD))
+
+
+def begin(name: str) -> str:
+    """Record that a milestone runs; one left behind by a dead run is taken over.
+
+    :param name: the milestone, such as ``m1``.
+    :raises saltworks.errors.Refused: out of order, or another run is alive.
+    """
+    store = _store()
+    record = bank.read(store, _RECORD)
+    wrong = milestone.order_problems(record, name)
+    wrong += milestone.running_elsewhere(record, _alive(record))
+    if wrong:
+        raise Refused(name.upper(), wrong)
+    owner = _this_process()
+    bank.write(store, _RECORD, {**record, name: milestone.begun(record, name, owner, time.time())})
+    return f"{name.upper()} began"
+
+
+def achieve(name: str) -> str:
+    """Record that a milestone was achieved; called after it was verified."""
+    return _end(name, "achieved", "verified")
+
+
+def roll_back(name: str) -> str:
+    """Record that a milestone was rolled back."""
+    return _end(name, "rolled-back", "rolled back, the server is as it was before")
+
+
+def arm(name: str) -> str:
+    """Open the catch of a destructive step for a minute.
+
+    :param name: the step, such as ``m1.finalize``.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run milestone.arm m1.finalize
+    """
+    store = _store()
+    bank.write(store, _ARMED, {**bank.read(store, _ARMED), name: time.time()})
+    return f"{name} is armed for {milestone.CATCH_SECONDS} s"
+
+
+def check_catch(name: str) -> str:
+    """Refuse unless a destructive step is armed; it is disarmed by this.
+
+    :raises saltworks.errors.Refused: not armed, or too long ago.
+    """
+    store = _store()
+    armed = bank.read(store, _ARMED)
+    at = armed.pop(name, None)
+    wrong = milestone.catch_problems(at, name, time.time())
+    bank.write(store, _ARMED, armed)
+    if wrong:
+        raise Refused(name, wrong)
+    return f"{name} was armed"
+
+
+def _store() -> Any:
+    return Tree.of(__opts__).store  # type: ignore[name-defined]  # noqa: F821
+
+
+def _end(name: str, state: str, verdict: str) -> str:
+    store = _store()
+    record = bank.read(store, _RECORD)
+    row = milestone.ended(record, name, state, time.time(), verdict)
+    bank.write(store, _RECORD, {**record, name: row})
+    return f"{name.upper()} is {state}"
+
+
+def _boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+
+
+def _started(pid: int) -> str | None:
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return None
+    return text.rpartition(")")[2].split()[19]
+
+
+def _this_process() -> milestone.Owner:
+    pid = os.getpid()
+    return milestone.Owner(_boot_id(), pid, _started(pid) or "")
+
+
+def _alive(record: dict[str, Any]) -> dict[str, bool]:
+    boot, here = _boot_id(), os.getpid()
+    return {
+        name: owner["boot_id"] == boot
+        and owner["pid"] != here
+        and _started(owner["pid"]) == owner["started"]
+        for name, row in record.items()
+        if (owner := row.get("owner"))
+    }

@@ -1,0 +1,155 @@
+"""The cluster map: what the operator declares, and every way it can be wrong.
+
+The map is ``pillar/cluster.sls``; its shape is ``pillar/schema/cluster.schema.json``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Mapping
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import ValidationError
+
+from .errors import Problem
+
+#: Roles of which a cluster has exactly one machine at this stage.
+SINGLE_ROLES = ("legacy", "master", "proxy", "synapse")
+
+Map = Mapping[str, Any]
+
+
+def schema(path: Path) -> dict[str, Any]:
+    """Read the JSON schema of the cluster map.
+
+    :param path: ``pillar/schema/cluster.schema.json`` of the tree in use.
+    :raises OSError: when it cannot be read.
+    """
+    loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return loaded
+
+
+def problems(
+    cmap: Any,
+    map_schema: Mapping[str, Any],
+    *,
+    minions: Collection[str] | None = None,
+    secrets: Collection[str] | None = None,
+) -> list[Problem]:
+    """Everything wrong with a cluster map, all at once.
+
+    :param cmap: the value of the top key ``cluster``.
+    :param map_schema: see :func:`schema`.
+    :param minions: ids whose keys the master has accepted; None: not checked.
+    :param secrets: names of the secrets at hand; None: not checked.
+    """
+    validator = Draft202012Validator(dict(map_schema))
+    found = [
+        _from_schema(error) for error in validator.iter_errors(cmap)  # type: ignore[arg-type]
+    ]
+    if found or not isinstance(cmap, Mapping):
+        return found
+    found += _roles(cmap)
+    found += _addresses(cmap)
+    if minions is not None:
+        found += _unknown_minions(cmap, minions)
+    if secrets is not None:
+        found += _missing_secrets(cmap, secrets)
+    return found
+
+
+def machines_of(cmap: Map, role: str) -> list[str]:
+    """Ids of the machines declared with a role, sorted."""
+    return sorted(name for name, row in cmap["machines"].items() if row["role"] == role)
+
+
+def the_machine(cmap: Map, role: str) -> str | None:
+    """Id of the one machine of a single role, or None when none is declared."""
+    return next(iter(machines_of(cmap, role)), None)
+
+
+def address(cmap: Map, minion: str) -> str:
+    """Address of a declared machine."""
+    return str(cmap["machines"][minion]["address"])
+
+
+def secret_names(value: Any) -> Iterator[str]:
+    """Names of all ``{"secret": name}`` references in a value."""
+    if isinstance(value, Mapping):
+        if set(value) == {"secret"} and isinstance(value["secret"], str):
+            yield value["secret"]
+            return
+        for item in value.values():
+            yield from secret_names(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from secret_names(item)
+
+
+def needed_secrets(cmap: Map) -> set[str]:
+    """Secrets without which the homeserver would not be the same server."""
+    return {"signing_key", "tls_certificate", "tls_key", *secret_names(cmap)}
+
+
+def _place(error: ValidationError) -> str:
+    return ".".join(["cluster", *(str(step) for step in error.absolute_path)])
+
+
+def _from_schema(error: ValidationError) -> Problem:
+    place = _place(error)
+    if error.validator == "additionalProperties":
+        return Problem(place, error.message, "remove the key or correct its name")
+    if error.validator == "required":
+        return Problem(place, error.message, "add it; docs/cluster-map.md explains every key")
+    wanted = error.schema.get("description") if isinstance(error.schema, dict) else None
+    return Problem(place, error.message, wanted or "see docs/cluster-map.md for what may stand here")
+
+
+def _roles(cmap: Map) -> Iterator[Problem]:
+    for role in SINGLE_ROLES:
+        held = machines_of(cmap, role)
+        if len(held) > 1:
+            yield Problem(
+                "cluster.machines",
+                f"role {role} is given to {len(held)} machines: {', '.join(held)}",
+                f"leave {role} with one of them",
+            )
+    if not machines_of(cmap, "legacy"):
+        yield Problem(
+            "cluster.machines", "no machine has the role legacy",
+            "run salt-run adopt.homeserver <minion> for the server as it stands",
+        )
+
+
+def _addresses(cmap: Map) -> Iterator[Problem]:
+    seen: dict[str, str] = {}
+    for name, row in sorted(cmap["machines"].items()):
+        place = f"cluster.machines.{name}.address"
+        try:
+            ip_address(row["address"])
+        except ValueError:
+            yield Problem(place, f"{row['address']!r} is no IP address", "write one")
+            continue
+        if other := seen.get(row["address"]):
+            yield Problem(place, f"{row['address']} is {other}'s address too", "give each its own")
+        seen[row["address"]] = name
+
+
+def _unknown_minions(cmap: Map, minions: Collection[str]) -> Iterator[Problem]:
+    for name in sorted(set(cmap["machines"]) - set(minions)):
+        yield Problem(
+            f"cluster.machines.{name}",
+            f"no accepted minion has the id {name}",
+            f"correct the id, or start the minion and run salt-key -a {name}",
+        )
+
+
+def _missing_secrets(cmap: Map, secrets: Collection[str]) -> Iterator[Problem]:
+    for name in sorted(needed_secrets(cmap) - set(secrets)):
+        yield Problem(
+            "pillar/secrets.sls", f"the secret {name} is missing",
+            f"salt-run secret.put {name} <file>, or run adopt.homeserver again",
+        )

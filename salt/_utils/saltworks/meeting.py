@@ -1,0 +1,351 @@
+"""The meeting: two users do what people do on a chat server, through its public name.
+
+Held after each milestone, it shows that the server works for a client, which no health check
+does. All that fails is collected; a check whose ground is missing says so. Nothing stays behind but
+an empty room and deactivated throw-away users.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+import struct
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from saltworks.matrix import Client, Json, MatrixError
+
+TO_DEVICE = "saltworks.meeting"
+CHECK_SECONDS = 20.0
+PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+JPEG_MAGIC = b"\xff\xd8\xff"
+
+
+class Check(NamedTuple):
+    """One check of the meeting; `detail` says what was seen, or what is wrong."""
+
+    check: str
+    ok: bool
+    detail: str
+
+
+class Failed(Exception):
+    """What a check saw is not what it must see."""
+
+
+def hold(
+    base_url: str,
+    ca: str | os.PathLike[str] | None = None,
+    shared_secret: str | None = None,
+    password_user: tuple[str, str] | None = None,
+    old_data: Mapping[str, Any] | None = None,
+    *,
+    admin_url: str | None = None,
+    guest: Mapping[str, Any] | None = None,
+    seconds: float = CHECK_SECONDS,
+) -> list[Check]:
+    """Holds the meeting and returns every check, in order; never raises for a broken server.
+
+    :param base_url: the public address, `https://chat.example.org`.
+    :param ca: file with the authorities to trust; default the system's.
+    :param shared_secret: the registration shared secret, for throw-away users.
+    :param password_user: name and password of an account of the password provider (LDAP). Without
+        it both users are throw-away ones.
+    :param old_data: what an older session can read: `access_token`, `room_id`, `event_id`, and to
+        compare, `body` of that event; `mxc` and `sha256` of a file are compared too if given.
+    :param admin_url: where the registration API is served, if not at the public address (a front
+        door which passes `/_matrix` only answers 404 there).
+    :param guest: the second user, if made elsewhere: `user_id`, `access_token`, and, if it is to
+        be deactivated at the end, `password`. Then no shared secret is needed.
+    :param seconds: bound of each attempt of a request, and of each wait of a check.
+    """
+    return list(
+        _Meeting(base_url, ca, shared_secret, admin_url, seconds).run(
+            password_user, old_data, guest
+        )
+    )
+
+
+def png(width: int, height: int) -> bytes:
+    """A small colour gradient as PNG; width and height in pixels."""
+    rows = b"".join(
+        b"\0" + bytes(value for x in range(width) for value in (x * 3 % 256, y * 3 % 256, 90))
+        for y in range(height)
+    )
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        body = kind + data
+        return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        PNG_MAGIC
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
+
+
+class _Meeting:
+    def __init__(
+        self,
+        base_url: str,
+        ca: str | os.PathLike[str] | None,
+        shared_secret: str | None,
+        admin_url: str | None,
+        seconds: float,
+    ) -> None:
+        self.base_url = base_url
+        self.ca = ca
+        self.shared_secret = shared_secret
+        self.admin_url = admin_url
+        self.seconds = seconds
+        self.word = "meeting" + secrets.token_hex(6)
+        self.room = ""
+        self.said: dict[str, str] = {}
+        self.since: dict[str, str | None] = {}
+        self.seen: dict[str, list[Json]] = {"host": [], "guest": []}
+        self.devices: dict[str, list[Json]] = {"host": [], "guest": []}
+        self.mxc = ""
+        self.image = png(96, 64)
+        self.passed: set[str] = set()
+        self.passwords: dict[str, str] = {}
+        self.clients = {name: self._client() for name in ("host", "guest")}
+
+    def _client(self, token: str | None = None) -> Client:
+        return Client(
+            self.base_url, token, ca=self.ca, timeout=self.seconds, retry_for=self.seconds
+        )
+
+    def run(
+        self,
+        password_user: tuple[str, str] | None,
+        old_data: Mapping[str, Any] | None,
+        guest: Mapping[str, Any] | None,
+    ) -> Iterator[Check]:
+        try:
+            if password_user is not None:
+                yield self._check("password login", lambda: self._login(*password_user))
+                ground = ("password login", "second user")
+            else:
+                yield self._check("first user", lambda: self._throw_away("host"))
+                ground = ("first user", "second user")
+            yield self._check("second user", lambda: self._second(guest))
+            yield self._check("room", self._make_room, *ground)
+            yield self._check("invite and join", self._join, "room")
+            yield self._check("message by sync", self._message, "invite and join")
+            yield self._check("reply by sync", self._reply, "message by sync")
+            yield self._check("media up", self._upload, ground[0])
+            yield self._check("media down", self._download, "media up", ground[1])
+            yield self._check("thumbnail", self._thumbnail, "media up")
+            yield self._check("to-device", self._to_device, *ground)
+            yield self._check("search", self._search, "message by sync")
+            if old_data is not None:
+                yield self._check("old data", lambda: self._old_data(old_data))
+            yield self._check("goodbye", self._goodbye)
+        finally:
+            for client in self.clients.values():
+                client.close()
+
+    def _check(self, name: str, look: Callable[[], str], *needs: str) -> Check:
+        missing = [need for need in needs if need not in self.passed]
+        if missing:
+            return Check(name, False, f"not tried, because it needs: {', '.join(missing)}")
+        try:
+            detail = look()
+        except (MatrixError, Failed) as error:
+            return Check(name, False, str(error))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            what = f"the answer has not the form it should: {type(error).__name__}: {error}"
+            return Check(name, False, what)
+        self.passed.add(name)
+        return Check(name, True, detail)
+
+    # --- users ------------------------------------------------------------------------------
+
+    def _login(self, user: str, password: str) -> str:
+        client = self.clients["host"]
+        client.login_password(user, password, initial_device_display_name="Saltworks meeting")
+        return f"{client.user_id} logged in by password"
+
+    def _throw_away(self, name: str) -> str:
+        if not self.shared_secret:
+            raise Failed(
+                "no registration shared secret: give the meeting one, or a second user made "
+                "elsewhere"
+            )
+        client = self.clients[name]
+        password = secrets.token_urlsafe(24)
+        localpart = f"saltworks-{self.word}-{name}"
+        client.register_shared_secret(
+            self.shared_secret, localpart, password, base_url=self.admin_url
+        )
+        self.passwords[name] = password
+        return f"{client.user_id} made by the shared secret"
+
+    def _second(self, guest: Mapping[str, Any] | None) -> str:
+        if guest is None:
+            return self._throw_away("guest")
+        client = self.clients["guest"]
+        client.token = guest["access_token"]
+        if guest.get("password"):
+            self.passwords["guest"] = guest["password"]
+        who = client.whoami()
+        client.user_id, client.device_id = who["user_id"], who.get("device_id")
+        return f"{client.user_id} is there"
+
+    # --- the room ---------------------------------------------------------------------------
+
+    def _make_room(self) -> str:
+        self.room = self.clients["host"].create_room(
+            preset="private_chat", name=f"Saltworks meeting {self.word}"
+        )
+        return self.room
+
+    def _join(self) -> str:
+        host, guest = self.clients["host"], self.clients["guest"]
+        host.invite(self.room, str(guest.user_id))
+        self._wait("guest", "the invitation", lambda answer: self.room in _rooms(answer, "invite"))
+        guest.join(self.room)
+        self._wait("guest", "the joined room", lambda answer: self.room in _rooms(answer, "join"))
+        return f"{guest.user_id} was invited and is in"
+
+    def _message(self) -> str:
+        text = f"Hello from {self.word}"
+        event = self.clients["host"].send_text(self.room, text)
+        self.said["message"] = event
+        self._wait("guest", f"the message {event}", lambda _: self._shown("guest", event, text))
+        return f"{event} was shown to the other"
+
+    def _reply(self) -> str:
+        text = f"Hello back, {self.word}"
+        content = {
+            "msgtype": "m.text",
+            "body": text,
+            "m.relates_to": {"m.in_reply_to": {"event_id": self.said["message"]}},
+        }
+        event = self.clients["guest"].send_event(self.room, "m.room.message", content)
+        self._wait("host", f"the reply {event}", lambda _: self._shown("host", event, text))
+        return f"{event} was shown to the first"
+
+    def _search(self) -> str:
+        deadline = time.monotonic() + self.seconds
+        wanted = self.said["message"]
+        while True:
+            found = self.clients["guest"].search(self.word, [self.room])
+            ids = [row["result"]["event_id"] for row in found.get("results", [])]
+            if wanted in ids:
+                return f"found {wanted}"
+            if time.monotonic() > deadline:
+                raise Failed(f"searching for {self.word!r} gave {ids}, not {wanted}")
+            time.sleep(0.3)
+
+    # --- media and devices ------------------------------------------------------------------
+
+    def _upload(self) -> str:
+        self.mxc = self.clients["host"].upload(self.image, "image/png", f"{self.word}.png")
+        return f"{self.mxc}, {len(self.image)} bytes"
+
+    def _download(self) -> str:
+        found = self.clients["guest"].download(self.mxc)
+        if found != self.image:
+            raise Failed(
+                f"{self.mxc}: {len(found)} bytes came back, not the {len(self.image)} sent"
+            )
+        return f"{len(found)} bytes, the same"
+
+    def _thumbnail(self) -> str:
+        found = self.clients["host"].thumbnail(self.mxc, 32, 32)
+        if not found.startswith((PNG_MAGIC, JPEG_MAGIC)):
+            raise Failed(f"the thumbnail of {self.mxc} is no picture: it begins {found[:16]!r}")
+        return f"{len(found)} bytes"
+
+    def _to_device(self) -> str:
+        host, guest = self.clients["host"], self.clients["guest"]
+        to = {str(host.user_id): {host.device_id or "*": {"word": self.word}}}
+        guest.to_device(TO_DEVICE, to)
+        self._wait(
+            "host",
+            "the to-device message",
+            lambda _: any(event["content"].get("word") == self.word for event in self._got("host")),
+        )
+        return f"came to {host.device_id}"
+
+    def _got(self, name: str) -> list[Json]:
+        return [event for event in self.devices[name] if event["type"] == TO_DEVICE]
+
+    # --- old data and the end ---------------------------------------------------------------
+
+    def _old_data(self, old: Mapping[str, Any]) -> str:
+        with self._client(old["access_token"]) as client:
+            event = client.event(old["room_id"], old["event_id"])
+            body = event.get("content", {}).get("body")
+            if old.get("body") is not None and body != old["body"]:
+                raise Failed(f"{old['event_id']} says {body!r}, it said {old['body']!r}")
+            said = f"{old['event_id']} of {event.get('sender')}"
+            if old.get("mxc"):
+                said += f" and {_same_file(client, old['mxc'], old.get('sha256'))}"
+        return f"{said} read with a token issued before"
+
+    def _goodbye(self) -> str:
+        problems = []
+        for name, client in self.clients.items():
+            if client.token is None:
+                continue
+            try:
+                if self.room and "room" in self.passed:
+                    # A guest who never came in cannot leave, which is no matter here.
+                    with contextlib.suppress(MatrixError):
+                        client.leave(self.room)
+                if name in self.passwords:
+                    client.deactivate(self.passwords[name])
+                elif name == "host":
+                    client.logout()
+            except MatrixError as error:
+                problems.append(f"{client.user_id}: {error}")
+        if problems:
+            raise Failed("; ".join(problems))
+        return "throw-away users deactivated, sessions ended"
+
+    # --- waiting ----------------------------------------------------------------------------
+
+    def _shown(self, name: str, event_id: str, text: str) -> bool:
+        for event in self.seen[name]:
+            if event["event_id"] == event_id:
+                if event["content"].get("body") != text:
+                    raise Failed(f"{event_id} came as {event['content']!r}, not as {text!r}")
+                return True
+        return False
+
+    def _wait(self, name: str, what: str, there: Callable[[Json], bool]) -> None:
+        """Long-polls as one of the two until it is there; Failed after the bound."""
+        deadline = time.monotonic() + self.seconds
+        while True:
+            since = self.since.get(name)
+            left = deadline - time.monotonic()
+            poll = 0 if since is None else int(max(0.0, min(left, 5.0)) * 1000)
+            answer = self.clients[name].sync(since, poll)
+            self.since[name] = answer["next_batch"]
+            self.devices[name] += answer.get("to_device", {}).get("events", [])
+            room = _rooms(answer, "join").get(self.room, {})
+            self.seen[name] += room.get("timeline", {}).get("events", [])
+            if there(answer):
+                return
+            if time.monotonic() > deadline:
+                raise Failed(f"/sync of the {name} did not show {what} in {self.seconds:.0f} s")
+
+
+def _rooms(answer: Json, how: str) -> Json:
+    found: Json = answer.get("rooms", {}).get(how, {})
+    return found
+
+
+def _same_file(client: Client, mxc: str, sha256: str | None) -> str:
+    found = hashlib.sha256(client.download(mxc)).hexdigest()
+    if sha256 is not None and found != sha256:
+        raise Failed(f"{mxc} has sha256 {found}, it had {sha256}")
+    return mxc

@@ -1,0 +1,92 @@
+"""Calling machines from a runner: one bounded call, and an error that names the machine."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import salt.client
+import salt.key
+import salt.utils.jid
+
+from .errors import Problem
+
+
+class MachineError(Exception):
+    """A machine did not answer, or answered with an error."""
+
+
+class Machines:
+    """Accepted minions, reached through one open client.
+
+    :param opts: the master's options.
+    """
+
+    def __init__(self, opts: Mapping[str, Any]) -> None:
+        self.opts = opts
+        self._client = salt.client.get_local_client(mopts=dict(opts))
+
+    def accepted(self) -> list[str]:
+        """Ids whose keys are accepted."""
+        with salt.key.get_key(dict(self.opts)) as keys:
+            return sorted(keys.list_keys().get("minions", []))
+
+    def answering(self, minions: list[str], timeout: int = 10) -> set[str]:
+        """Those of the minions that answer a ping within ``timeout`` seconds."""
+        answers = self._client.cmd(minions, "test.ping", tgt_type="list", timeout=timeout)
+        return {name for name, answer in answers.items() if answer is True}
+
+    def call(
+        self, minion: str, function: str, *args: Any, timeout: int = 60, **kwargs: Any
+    ) -> Any:
+        """Call one function on one machine.
+
+        :param timeout: bound in seconds.
+        :raises MachineError: no answer, or the function failed there.
+        """
+        answers = self._client.cmd(
+            [minion], function, list(args), tgt_type="list", timeout=timeout,
+            full_return=True, kwarg=kwargs,
+        )
+        return self._answer(minion, function, answers, timeout)
+
+    def call_unrecorded(self, minion: str, function: str, *args: Any, timeout: int = 60) -> Any:
+        """Like :meth:`call`, for answers that hold secrets: the job cache forgets them."""
+        pub = self._client.run_job([minion], function, list(args), tgt_type="list", timeout=timeout)
+        jid = pub.get("jid")
+        if not jid:
+            raise MachineError(f"{minion}: {function} could not be published; is the master up?")
+        try:
+            answers: dict[str, Any] = {}
+            for row in self._client.get_cli_returns(jid, {minion}, timeout=timeout):
+                answers.update(row)
+            return self._answer(minion, function, answers, timeout)
+        finally:
+            folder = Path(
+                salt.utils.jid.jid_dir(
+                    jid, str(Path(self.opts["cachedir"]) / "jobs"), self.opts["hash_type"]
+                )
+            )
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def attempt(
+        self, minion: str, function: str, *args: Any, timeout: int = 60, **kwargs: Any
+    ) -> tuple[Any, list[Problem]]:
+        """:meth:`call`, with a failure as a problem instead of an exception."""
+        try:
+            return self.call(minion, function, *args, timeout=timeout, **kwargs), []
+        except MachineError as error:
+            return None, [Problem(minion, str(error), "see the minion's log on that machine")]
+
+    @staticmethod
+    def _answer(minion: str, function: str, answers: Any, timeout: int) -> Any:
+        row = (answers or {}).get(minion)
+        if not isinstance(row, Mapping) or "ret" not in row:
+            raise MachineError(
+                f"{minion} did not answer {function} within {timeout} s; is its salt-minion up?"
+            )
+        if row.get("retcode"):
+            raise MachineError(f"{function} failed on {minion}: {row['ret']}")
+        return row["ret"]

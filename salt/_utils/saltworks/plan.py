@@ -1,0 +1,442 @@
+"""The plan: from what is declared and where things stand to each machine's slice.
+
+A pure function of the cluster map, the placement and a way to look up secrets;
+everything derived (configuration, upstreams, relays, who may talk to whom) comes
+from here and is rendered by the formulas.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from . import clustermap
+from .clustermap import Map
+
+#: Ports of the managed Synapse: all requests, and the long polls apart, so that
+#: requests in flight can be counted without them (see docs/front-door.md).
+PORT = 8008
+POLL_PORT = 8009
+
+#: A relay of the legacy machine listens this far above the port it relays to,
+#: because the service itself may hold the port on every address.
+RELAY_OFFSET = 10000
+
+CONFIG_DIR = "/etc/synapse"
+DATA_DIR = "/var/lib/synapse"
+MEDIA_DIR = f"{DATA_DIR}/media_store"
+SQLITE_PATH = f"{DATA_DIR}/homeserver.db"
+HANDOVER_DIR = "/var/lib/saltworks/handover"
+RELEASES_DIR = "/opt/synapse/releases"
+ARTIFACTS_DIR = "/srv/saltworks-artifacts/releases"
+
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+Secrets = Callable[[str], str]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Which machine serves what, as far as the milestones have come.
+
+    :param synapse: id of the machine on which Synapse runs.
+    :param managed: whether it is our release there, or still the one found.
+    :param front: id of the machine whose nginx takes the clients' requests.
+    :param retired: whether the legacy machine's chat site has been taken away.
+    """
+
+    synapse: str
+    managed: bool
+    front: str
+    retired: bool = False
+
+    @classmethod
+    def recorded(cls, cmap: Map, row: Mapping[str, Any]) -> Placement:
+        """The recorded placement; what was never recorded is as it was found."""
+        legacy = cmap["legacy"]["minion"]
+        return cls(
+            synapse=str(row.get("synapse", legacy)),
+            managed=bool(row.get("managed", False)),
+            front=str(row.get("front", legacy)),
+            retired=bool(row.get("retired", False)),
+        )
+
+
+@dataclass(frozen=True)
+class Backend:
+    """Where nginx reaches Synapse."""
+
+    address: str
+    port: int
+    poll_port: int
+
+    def as_pillar(self) -> dict[str, Any]:
+        return {"address": self.address, "port": self.port, "poll_port": self.poll_port}
+
+
+def drain_port(cmap: Map, placement: Placement) -> int:
+    """The port whose established connections are the requests in flight."""
+    return PORT if placement.managed else cmap["legacy"]["listener"]["port"] + RELAY_OFFSET
+
+
+def homeserver_config(cmap: Map, minion: str, secret: Secrets) -> dict[str, Any]:
+    """The complete homeserver.yaml for Synapse on a machine, secrets included.
+
+    :param minion: the machine it is for; on another one than the legacy machine
+        what was reached through loopback is reached through the relays.
+    :param secret: gives a secret by its name.
+    """
+    legacy = cmap["legacy"]
+    at_home = minion == legacy["minion"]
+    config = copy.deepcopy(dict(cmap["synapse"]["settings"]))
+    config.update(
+        server_name=cmap["server_name"],
+        listeners=_listeners("127.0.0.1" if at_home else clustermap.address(cmap, minion)),
+        signing_key_path=f"{CONFIG_DIR}/signing.key",
+        log_config=f"{CONFIG_DIR}/log.yaml",
+        media_store_path=legacy["media_store_path"] if at_home else MEDIA_DIR,
+        database=_database(cmap, at_home),
+    )
+    modules = copy.deepcopy(list(cmap["synapse"].get("modules", [])))
+    if modules:
+        config["modules"] = modules
+    if not at_home:
+        for row in cmap["synapse"].get("loopback", []):
+            _relocate(config, row, clustermap.address(cmap, legacy["minion"]))
+    resolved = resolve(config, secret)
+    assert isinstance(resolved, dict)
+    return resolved
+
+
+def resolve(value: Any, secret: Secrets) -> Any:
+    """Replace every ``{"secret": name}`` by the secret."""
+    if isinstance(value, Mapping):
+        if set(value) == {"secret"}:
+            return secret(value["secret"])
+        return {key: resolve(item, secret) for key, item in value.items()}
+    if isinstance(value, list):
+        return [resolve(item, secret) for item in value]
+    return value
+
+
+def relays(cmap: Map, placement: Placement) -> dict[str, dict[str, Any]]:
+    """The legacy machine's relays, by name.
+
+    Before M1 one on loopback, so that requests in flight to the Synapse found can
+    be counted apart from long polls; while Synapse or the front are elsewhere,
+    those through which the other machines reach what stays behind.
+    """
+    legacy = cmap["legacy"]["minion"]
+    if not placement.managed:
+        port = cmap["legacy"]["listener"]["port"]
+        return {
+            "synapse-found": {
+                "listen": f"127.0.0.1:{port + RELAY_OFFSET}",
+                "target": f"{cmap['legacy']['listener']['address']}:{port}",
+                "allow": [],
+            }
+        }
+    here = clustermap.address(cmap, legacy)
+    rows: dict[str, dict[str, Any]] = {}
+    proxy = clustermap.the_machine(cmap, "proxy")
+    synapse = clustermap.the_machine(cmap, "synapse")
+    if proxy and placement.synapse == legacy:
+        for name, port in (("synapse", PORT), ("synapse-polls", POLL_PORT)):
+            rows[name] = _relay(here, "127.0.0.1", port, clustermap.address(cmap, proxy))
+    if synapse:
+        allow = clustermap.address(cmap, synapse)
+        database = cmap["synapse"]["database"]
+        if database["engine"] == "psycopg2":
+            rows["postgresql"] = _relay(here, _dsn_host(database), _dsn_port(database), allow)
+        for row in cmap["synapse"].get("loopback", []):
+            rows[f"loopback-{row['port']}"] = _relay(here, row["host"], row["port"], allow)
+    return rows
+
+
+def backends(cmap: Map, placement: Placement, front: str) -> dict[str, Backend]:
+    """Every place where a front machine may find Synapse, by the door's target name."""
+    legacy = cmap["legacy"]["minion"]
+    listener = cmap["legacy"]["listener"]
+    if front == legacy:
+        return {
+            "found": Backend(
+                listener["address"], listener["port"] + RELAY_OFFSET, listener["port"]
+            ),
+            "legacy": Backend("127.0.0.1", PORT, POLL_PORT),
+        }
+    here = clustermap.address(cmap, legacy)
+    targets = {"legacy": Backend(here, PORT + RELAY_OFFSET, POLL_PORT + RELAY_OFFSET)}
+    synapse = clustermap.the_machine(cmap, "synapse")
+    if synapse:
+        targets["synapse"] = Backend(clustermap.address(cmap, synapse), PORT, POLL_PORT)
+    return targets
+
+
+def door_target(cmap: Map, placement: Placement, front: str) -> str:
+    """The backend that a front machine's door opens to, as things stand."""
+    legacy = cmap["legacy"]["minion"]
+    if placement.synapse != legacy:
+        return "synapse"
+    if front == legacy and not placement.managed:
+        return "found"
+    return "legacy"
+
+
+def transfers(cmap: Map) -> dict[str, dict[str, str]]:
+    """What M2 copies from the legacy machine to Synapse's own, by name."""
+    rows = {"media": {"source": cmap["legacy"]["media_store_path"], "destination": MEDIA_DIR}}
+    if cmap["synapse"]["database"]["engine"] == "sqlite3":
+        rows["database"] = {"source": HANDOVER_DIR, "destination": HANDOVER_DIR}
+    return rows
+
+
+def slice_for(
+    cmap: Map,
+    placement: Placement,
+    minion: str,
+    secret: Secrets,
+    *,
+    artifact: Mapping[str, str] | None = None,
+    host_keys: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """One machine's pillar: what its formulas need, and no other machine's secrets.
+
+    :param minion: id of a declared machine; another id gets an empty slice.
+    :param artifact: ``source`` and ``source_hash`` of the built release, if built.
+    :param host_keys: ssh host key line of machines, by id.
+    """
+    row = cmap["machines"].get(minion)
+    if row is None:
+        return {}
+    slices: dict[str, Any] = {
+        "saltworks": {"cluster": cmap["name"], "minion": minion, "role": row["role"]},
+        "base": {"hosts": {name: m["address"] for name, m in sorted(cmap["machines"].items())}},
+    }
+    per_role = {
+        "master": _master_slice,
+        "legacy": _legacy_slice,
+        "proxy": _proxy_slice,
+        "synapse": _synapse_slice,
+    }[row["role"]]
+    extra = per_role(cmap, placement, minion, secret)
+    if "synapse" in extra and artifact:
+        extra["synapse"]["release"] = dict(artifact)
+    if "transfer" in extra and extra["transfer"].get("from"):
+        extra["transfer"]["host_key"] = (host_keys or {}).get(cmap["legacy"]["minion"], "")
+    slices["saltworks"]["states"] = extra.pop("states")
+    slices.update(extra)
+    return slices
+
+
+def _master_slice(
+    cmap: Map, placement: Placement, minion: str, secret: Secrets
+) -> dict[str, Any]:
+    version = cmap["releases"]["synapse"]
+    return {
+        "states": ["base"],
+        "synapse": {
+            "version": version,
+            "build": {
+                "requirements": f"salt://synapse/files/releases/{version}.txt",
+                "directory": ARTIFACTS_DIR,
+                **cmap["build"],
+            },
+        },
+    }
+
+
+def _legacy_slice(
+    cmap: Map, placement: Placement, minion: str, secret: Secrets
+) -> dict[str, Any]:
+    found = cmap["legacy"]
+    front_here = placement.front == minion
+    synapse_here = placement.synapse == minion
+    states = ["base"]
+    if placement.managed:
+        states += ["relay"]
+        states += ["nginx.absent" if placement.retired else "nginx"]
+        states += ["synapse" if synapse_here else "synapse.absent"]
+    slices: dict[str, Any] = {
+        "states": states,
+        "relay": relays(cmap, placement),
+        "legacy": {
+            "unit": found["unit"],
+            "config_path": found["config_path"],
+            "user": found["user"],
+            "group": found["group"],
+            "database": dict(cmap["synapse"]["database"]),
+            "backup": {"directory": cmap["backup"]["directory"]},
+            "background_updates": cmap.get("upgrade", {}).get("background_updates"),
+            "drain_port": drain_port(cmap, placement),
+            "url": f"http://127.0.0.1:{PORT}",
+            "found_url": f"http://{found['listener']['address']}:{found['listener']['port']}",
+        },
+        "nginx": _nginx_slice(cmap, placement, minion, secret, relayed=not front_here),
+        "transfer": {
+            "offers": {
+                name: {"directory": row["source"], "key": secret(f"transfer_{name}_public")}
+                for name, row in transfers(cmap).items()
+                if clustermap.the_machine(cmap, "synapse") and not placement.retired
+            }
+        },
+    }
+    if synapse_here:
+        slices["synapse"] = _synapse_formula(cmap, minion, secret)
+        slices["synapse"].update(user=found["user"], group=found["group"], manage_user=False)
+        slices["synapse"]["service"]["running"] = placement.managed
+        slices["synapse"]["service"]["read_write_paths"] = [
+            found["media_store_path"],
+            *_sqlite_directory(cmap["synapse"]["database"]),
+        ]
+    return slices
+
+
+def _synapse_slice(
+    cmap: Map, placement: Placement, minion: str, secret: Secrets
+) -> dict[str, Any]:
+    here = placement.synapse == minion
+    formula = _synapse_formula(cmap, minion, secret)
+    formula["service"]["running"] = here
+    return {
+        "states": ["base", "synapse" if here else "synapse.prepared", "transfer"],
+        "synapse": formula,
+        "transfer": {
+            "from": clustermap.address(cmap, cmap["legacy"]["minion"]),
+            "pulls": {
+                name: {**row, "key": secret(f"transfer_{name}_private")}
+                for name, row in transfers(cmap).items()
+            }
+            if not placement.retired
+            else {},
+        },
+    }
+
+
+def _proxy_slice(
+    cmap: Map, placement: Placement, minion: str, secret: Secrets
+) -> dict[str, Any]:
+    return {
+        "states": ["base", "nginx"],
+        "nginx": _nginx_slice(cmap, placement, minion, secret, relayed=False),
+    }
+
+
+def _nginx_slice(
+    cmap: Map, placement: Placement, minion: str, secret: Secrets, *, relayed: bool
+) -> dict[str, Any]:
+    public = cmap["public"]
+    at_home = minion == cmap["legacy"]["minion"]
+    site: dict[str, Any] = {
+        "name": "saltworks-chat",
+        "server_names": [public["name"]],
+        "ports": list(public["ports"]),
+        "client_max_body_size": public.get("client_max_body_size", "50M"),
+        "well_known": dict(public.get("well_known", {})),
+        "real_ip_from": [],
+        "kind": "relay" if relayed else "synapse",
+    }
+    if relayed:
+        site["relay_to"] = {
+            "address": clustermap.address(cmap, placement.front),
+            "port": public["ports"][0],
+            "name": public["name"],
+        }
+    elif not at_home:
+        site["real_ip_from"] = [clustermap.address(cmap, cmap["legacy"]["minion"])]
+    targets = backends(cmap, placement, minion)
+    return {
+        "manage_server": not at_home,
+        "replaces": list(cmap["legacy"]["nginx_sites"]) if at_home else [],
+        "certificate": {"crt": secret("tls_certificate"), "key": secret("tls_key")},
+        "site": site,
+        "door": {
+            "target": door_target(cmap, placement, minion),
+            "targets": {name: row.as_pillar() for name, row in targets.items()},
+        },
+    }
+
+
+def _synapse_formula(cmap: Map, minion: str, secret: Secrets) -> dict[str, Any]:
+    return {
+        "version": cmap["releases"]["synapse"],
+        "user": "synapse",
+        "group": "synapse",
+        "manage_user": True,
+        "config_dir": CONFIG_DIR,
+        "data_dir": DATA_DIR,
+        "config": homeserver_config(cmap, minion, secret),
+        "signing_key": secret("signing_key"),
+        "service": {"name": "synapse", "enabled": True, "read_write_paths": []},
+    }
+
+
+def _listeners(bind: str) -> list[dict[str, Any]]:
+    return [
+        {
+            "port": port,
+            "bind_addresses": [bind],
+            "type": "http",
+            "tls": False,
+            "x_forwarded": True,
+            "resources": [{"names": ["client", "federation"], "compress": False}],
+        }
+        for port in (PORT, POLL_PORT)
+    ]
+
+
+def _database(cmap: Map, at_home: bool) -> dict[str, Any]:
+    database = cmap["synapse"]["database"]
+    if database["engine"] == "sqlite3":
+        path = database["path"] if at_home else SQLITE_PATH
+        return {"name": "sqlite3", "args": {"database": path}}
+    args: dict[str, Any] = {
+        **database.get("args", {}),
+        "database": database["name"],
+        "user": database["user"],
+        "password": {"secret": "database_password"},
+        "host": database.get("host"),
+        "port": _dsn_port(database),
+    }
+    if not at_home:
+        args["host"] = clustermap.address(cmap, cmap["legacy"]["minion"])
+        args["port"] = _dsn_port(database) + RELAY_OFFSET
+        args["sslmode"] = "require"
+    return {"name": "psycopg2", "args": {k: v for k, v in args.items() if v is not None}}
+
+
+def _dsn_host(database: Mapping[str, Any]) -> str:
+    return str(database.get("host") or "127.0.0.1")
+
+
+def _dsn_port(database: Mapping[str, Any]) -> int:
+    return int(database.get("port") or 5432)
+
+
+def _sqlite_directory(database: Mapping[str, Any]) -> list[str]:
+    return [database["path"].rpartition("/")[0]] if database["engine"] == "sqlite3" else []
+
+
+def _relay(here: str, host: str, port: int, allow: str) -> dict[str, Any]:
+    target = "127.0.0.1" if host == "localhost" else host
+    return {
+        "listen": f"{here}:{port + RELAY_OFFSET}",
+        "target": f"{target}:{port}",
+        "allow": [allow],
+    }
+
+
+def _relocate(config: dict[str, Any], row: Mapping[str, Any], address: str) -> None:
+    steps = row["path"].split(".")
+    node: Any = config
+    for step in steps[:-1]:
+        node = node[int(step)] if isinstance(node, list) else node[step]
+    last: Any = int(steps[-1]) if isinstance(node, list) else steps[-1]
+    port = row["port"] + RELAY_OFFSET
+    value = str(node[last])
+    if "://" in value:
+        node[last] = urlunsplit(urlsplit(value)._replace(netloc=f"{address}:{port}"))
+    else:
+        node[last] = address

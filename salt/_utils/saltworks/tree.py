@@ -1,0 +1,141 @@
+"""The tree in use: where the map, the secrets and the records are, put together.
+
+The one place that knows paths and Salt's cache; runners and the external pillar
+are loaders over it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import salt.cache
+import yaml
+
+from . import bank, clustermap, milestone, plan
+from .errors import Problem, Refused
+from .vault import Vault
+
+
+class Tree:
+    """A checkout of Saltworks on a master.
+
+    :param root: the folder that holds ``pillar``, ``salt``, ``formulas``, ``orch``.
+    :param opts: the master's options.
+    """
+
+    def __init__(self, root: str | os.PathLike[str], opts: Mapping[str, Any]) -> None:
+        self.root = Path(root)
+        self.opts = opts
+        self.map_path = self.root / "pillar" / "cluster.sls"
+        self.vault = Vault(
+            self.root / "pillar" / "secrets.sls",
+            Path(opts.get("gpg_keydir") or Path(opts["config_dir"]) / "gpgkeys"),
+        )
+        self.store = salt.cache.Cache(opts)
+        #: Id under which an orchestration's own pillar is compiled.
+        self.master_minion = f"{opts['id'].removesuffix('_master')}_master"
+
+    @classmethod
+    def of(cls, opts: Mapping[str, Any]) -> Tree:
+        """The tree that the master's ``ext_pillar`` option names.
+
+        :raises Refused: when the master is not set up for Saltworks.
+        """
+        for row in opts.get("ext_pillar", []):
+            if isinstance(row, Mapping) and "saltworks" in row:
+                return cls(row["saltworks"]["root"], opts)
+        raise Refused(
+            "master",
+            [Problem("master configuration", "ext_pillar does not name saltworks",
+                     "put the files of salt/master.d into the master's master.d and restart it")],
+        )
+
+    def schema(self) -> dict[str, Any]:
+        """The JSON schema of the cluster map."""
+        return clustermap.schema(self.root / "pillar" / "schema" / "cluster.schema.json")
+
+    def raw_map(self) -> Any:
+        """The cluster map as written, unchecked; None when there is none.
+
+        :raises Refused: when it is no YAML.
+        """
+        if not self.map_path.exists():
+            return None
+        try:
+            loaded = yaml.safe_load(self.map_path.read_text(encoding="utf-8"))
+        except yaml.YAMLError as error:
+            raise Refused(
+                "cluster map",
+                [Problem(str(self.map_path), f"is no YAML: {error}", "correct that line")],
+            ) from error
+        return loaded.get("cluster") if isinstance(loaded, Mapping) else loaded
+
+    def map(self) -> clustermap.Map | None:
+        """The checked cluster map, None when there is none yet.
+
+        :raises Refused: with everything that is wrong with it.
+        """
+        cmap = self.raw_map()
+        if cmap is None:
+            return None
+        wrong = clustermap.problems(cmap, self.schema(), secrets=self.vault.names())
+        if wrong:
+            raise Refused("cluster map", wrong)
+        checked: clustermap.Map = cmap
+        return checked
+
+    def placement(self, cmap: clustermap.Map) -> plan.Placement:
+        """Where things stand, as recorded."""
+        return plan.Placement.recorded(cmap, bank.read(self.store, "placement"))
+
+    def artifact(self, cmap: clustermap.Map) -> dict[str, str] | None:
+        """Source and hash of the built release, None until it is built."""
+        folder = Path(plan.ARTIFACTS_DIR)
+        version = cmap["releases"]["synapse"]
+        for checksum in sorted(folder.glob(f"synapse-{version}-*.tar.gz.sha256")):
+            digest = checksum.read_text(encoding="ascii").split()[0]
+            return {
+                "source": f"salt://releases/{checksum.name.removesuffix('.sha256')}",
+                "source_hash": f"sha256={digest}",
+            }
+        return None
+
+    def slice(self, minion: str) -> dict[str, Any]:
+        """One machine's slice of the plan."""
+        cmap = self.map()
+        if cmap is None:
+            return {}
+        return plan.slice_for(
+            cmap,
+            self.placement(cmap),
+            minion,
+            self.vault.get,
+            artifact=self.artifact(cmap),
+            host_keys=bank.read(self.store, "host_keys"),
+        )
+
+    def master_slice(self) -> dict[str, Any]:
+        """What orchestrations loop over: who has which role, what is achieved. No secret."""
+        record = bank.read(self.store, "milestones")
+        cmap = self.map()
+        if cmap is None:
+            return {"saltworks": {"adopted": False}}
+        placement = self.placement(cmap)
+        roles = ("legacy", "master", "proxy", "synapse")
+        return {
+            "saltworks": {
+                "adopted": True,
+                "machines": {role: clustermap.the_machine(cmap, role) for role in roles},
+                "achieved": {name: milestone.is_achieved(record, name) for name in milestone.ORDER},
+                "verdicts": {
+                    name: str(record.get(name, {}).get("verdict", "")) for name in milestone.ORDER
+                },
+                "engine": cmap["synapse"]["database"]["engine"],
+                "drain_port": plan.drain_port(cmap, placement),
+                "transfers": plan.transfers(cmap),
+                "placement": {"synapse": placement.synapse, "front": placement.front},
+            }
+        }

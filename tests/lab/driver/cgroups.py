@@ -1,0 +1,83 @@
+"""Control groups of the lab: each machine gets its own, or two systemds would share one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from pathlib import Path
+
+
+def hierarchies(mountinfo: str) -> list[Path]:
+    """Mount points of the hierarchies to use, from /proc/self/mountinfo.
+
+    On v2 that is one; on v1 and hybrid, every one but cpuset, whose new groups have no CPU.
+    """
+    found = []
+    for line in mountinfo.splitlines():
+        left, _, right = line.partition(" - ")
+        where = Path(left.split()[4])
+        kind, _, options = right.partition(" ")
+        if kind in ("cgroup", "cgroup2") and "cpuset" not in options.split()[-1].split(","):
+            found.append(where)
+    return found
+
+
+def host_hierarchies() -> list[Path]:
+    """The hierarchies of this host."""
+    return hierarchies(Path("/proc/self/mountinfo").read_text())
+
+
+def make(name: str) -> list[Path]:
+    """Make the group ``name`` (a relative path) in every hierarchy that allows it."""
+    made = []
+    for top in host_hierarchies():
+        group = top / name
+        try:
+            group.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            continue
+        made.append(group)
+    return made
+
+
+def processes(name: str) -> set[int]:
+    """Processes in the group or below it, in any hierarchy."""
+    found: set[int] = set()
+    for top in host_hierarchies():
+        for file in (top / name).rglob("cgroup.procs"):
+            with contextlib.suppress(OSError):
+                found |= {int(word) for word in file.read_text().split()}
+    return found - {0}
+
+
+def kill(name: str) -> int:
+    """SIGKILL everything in the group until nothing is left; returns how many there were."""
+    count = 0
+    end = time.monotonic() + 10
+    while (alive := processes(name)) and time.monotonic() < end:
+        count = max(count, len(alive))
+        for pid in alive - {os.getpid()}:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.05)
+    return count
+
+
+def remove(name: str) -> None:
+    """Remove the group and all below it; groups in use stay."""
+    for top in host_hierarchies():
+        group = top / name
+        if group.is_dir():
+            for path in sorted(group.rglob("*"), key=lambda p: len(p.parts), reverse=True):
+                if path.is_dir():
+                    with contextlib.suppress(OSError):
+                        path.rmdir()
+            with contextlib.suppress(OSError):
+                group.rmdir()
+
+
+def exists(name: str) -> bool:
+    """True if any hierarchy has the group."""
+    return any((top / name).is_dir() for top in host_hierarchies())

@@ -1,0 +1,76 @@
+"""Names, addresses and places of one lab."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[3]
+"""The checkout."""
+
+SUITE = "bookworm"
+"""Debian suite of every machine."""
+
+BRIDGE = "sw0"
+GATEWAY = "198.18.0.1"
+PREFIX = 24
+
+ADDRESSES: dict[str, str] = {
+    "salt": "198.18.0.2",
+    "legacy": "198.18.0.10",
+    "proxy": "198.18.0.11",
+    "synapse": "198.18.0.12",
+}
+"""Machines the lab starts with: name = minion id = hostname, and address."""
+
+MASTER = "salt"
+SALT_VERSION = "3008.3"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where a lab lives.
+
+    Attributes:
+        root: state of this lab (machines, logs, reports); ``.lab`` of the checkout by default.
+        netns: network namespace that holds the whole of its network.
+        cache: images and packages, shared by all labs of the host, keyed by content.
+    """
+
+    root: Path
+    netns: str
+    cache: Path
+    addresses: dict[str, str] = field(default_factory=lambda: dict(ADDRESSES))
+
+    @classmethod
+    def load(cls, root: Path | None = None, netns: str | None = None) -> Settings:
+        """Settings from arguments, else ``SALTWORKS_{LAB,NETNS,CACHE}``, else the defaults."""
+        env = os.environ
+        where = root or Path(env.get("SALTWORKS_LAB") or PROJECT / ".lab")
+        return cls(
+            root=where.resolve(),
+            netns=netns or env.get("SALTWORKS_NETNS") or "saltworks",
+            cache=Path(env.get("SALTWORKS_CACHE") or "/var/cache/saltworks").resolve(),
+        )
+
+    @property
+    def machines(self) -> Path:
+        return self.root / "machines"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "logs"
+
+    @property
+    def reports(self) -> Path:
+        return self.root / "reports"
+
+    @property
+    def ca(self) -> Path:
+        return self.root / "ca.pem"
+
+    @property
+    def cgroup(self) -> str:
+        """Name of the lab's own control group: one per network namespace."""
+        return f"saltworks-lab-{self.netns}"

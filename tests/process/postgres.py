@@ -1,0 +1,131 @@
+"""A PostgreSQL of a test's own, and this project's modules wired as Salt's loader would."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+MODULES = Path(__file__).parents[2] / "salt" / "_modules"
+STATES = Path(__file__).parents[2] / "salt" / "_states"
+
+FILES = (
+    "saltworks_pg",
+    "saltworks_pgcluster",
+    "saltworks_pgproof",
+    "saltworks_pgreceiver",
+    "saltworks_pgrestore",
+    "saltworks_pgscratch",
+    "saltworks_sqlite",
+    "synapse_db",
+    "synapse_fingerprint",
+)
+
+
+def load(path: Path) -> ModuleType:
+    """One loader module, imported by its file."""
+    spec = importlib.util.spec_from_file_location(f"under_test_{path.stem}", path)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def loaded(names: tuple[str, ...] = FILES) -> dict[str, Any]:
+    """``__salt__`` with the public functions of the modules, each wired to the others."""
+    salt: dict[str, Any] = {}
+    for name in names:
+        module = load(MODULES / f"{name}.py")
+        module.__salt__ = salt  # type: ignore[attr-defined]
+        for key, value in vars(module).items():
+            if callable(value) and not isinstance(value, type) and key[0] != "_":
+                salt[f"{module.__virtualname__}.{key}"] = value
+    return salt
+
+
+def bindir() -> str:
+    """Folder of the newest PostgreSQL's programs on this machine."""
+    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    assert found, "PostgreSQL's server programs are missing; apt install postgresql"
+    return str(found[-1].parent)
+
+
+@contextlib.contextmanager
+def cluster(port: int = 54777, where: str | None = None) -> Iterator[dict[str, Any]]:
+    """A running cluster in a folder of its own: ``bindir socket port data os_user top``.
+
+    ``where`` is the folder it is made in; without it memory, where there is some, as tests
+    are about order and not about disks.
+    """
+    os_user = "postgres" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
+    memory = os.access("/dev/shm", os.W_OK) and shutil.disk_usage("/dev/shm").free > 2 << 30
+    where = where or ("/dev/shm" if memory else None)
+    top = tempfile.mkdtemp(prefix="saltworks-test-pg-", dir=where)
+    os.chmod(top, 0o755)
+    data, socket = f"{top}/data", f"{top}/run"
+    account = pwd.getpwnam(os_user)
+    for path in (data, socket):
+        os.mkdir(path, 0o700 if path == data else 0o755)
+        if os.geteuid() == 0:
+            os.chown(path, account.pw_uid, account.pw_gid)
+    at = {
+        "bindir": bindir(),
+        "socket": socket,
+        "port": port,
+        "data": data,
+        "os_user": os_user,
+        "top": top,
+    }
+    as_user(
+        at, f"{at['bindir']}/initdb", "-D", data, "-A", "peer", "--locale=C", "-E", "UTF8", "-N"
+    )
+    configuration = Path(f"{data}/postgresql.conf")
+    configuration.write_text(
+        configuration.read_text()
+        + f"listen_addresses = '127.0.0.1'\nport = {port}\nunix_socket_directories = '{socket}'\n"
+        "shared_buffers = 64MB\n"
+    )
+    Path(f"{data}/pg_hba.conf").write_text(
+        "local all all peer\nlocal replication all peer\nhost all all 127.0.0.1/32 scram-sha-256\n"
+    )
+    try:
+        as_user(at, f"{at['bindir']}/pg_ctl", "-D", data, "-l", f"{top}/run/log", "-w", "start")
+        yield at
+    finally:
+        with contextlib.suppress(subprocess.CalledProcessError):
+            as_user(at, f"{at['bindir']}/pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
+        shutil.rmtree(top, ignore_errors=True)
+
+
+def as_user(at: dict[str, Any], *argv: str, stdin: str | None = None) -> str:
+    """Run a program as the cluster's account and give its output."""
+    account = pwd.getpwnam(at["os_user"])
+    identity: dict[str, Any] = {}
+    if os.geteuid() == 0:
+        identity = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+    done = subprocess.run(
+        argv, input=stdin, capture_output=True, text=True, cwd="/", timeout=120, **identity
+    )
+    if done.returncode:
+        raise subprocess.CalledProcessError(done.returncode, argv, done.stdout, done.stderr)
+    return str(done.stdout)
+
+
+def psql(at: dict[str, Any], script: str, database: str = "postgres") -> str:
+    """Run a script as the superuser; the answer without headings."""
+    return as_user(
+        at,
+        f"{at['bindir']}/psql",
+        *("-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1"),
+        *("-h", at["socket"], "-p", str(at["port"]), "-d", database),
+        stdin=script,
+    ).strip()

@@ -1,0 +1,216 @@
+"""The lab driver's decisions: what it reads from the host and from Salt's answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.lab.driver import cache, cgroups, cleanup, hostapt, hostcheck, hostpip, saltanswer, tree
+
+DEB822 = """\
+Types: deb deb-src
+# a comment
+URIs: http://mirror.example/debian
+Suites: bookworm bookworm-updates
+Components: main contrib
+Signed-By: /usr/share/keyrings/debian.gpg
+
+Types: deb
+URIs: http://mirror.example/security
+Suites: bookworm-security
+Components: main
+
+Enabled: no
+Types: deb
+URIs: http://off.example/debian
+Suites: bookworm
+Components: main
+"""
+
+ONE_LINE = """\
+# deb http://commented.example/debian bookworm main
+deb [arch=amd64 signed-by=/k.gpg] http://mirror.example/debian bookworm main # end
+deb-src http://mirror.example/debian bookworm main
+deb http://other.example/apt stable main
+"""
+
+
+def test_deb822_sources_are_read() -> None:
+    entries = hostapt.parse_deb822(DEB822)
+    assert [entry.suite for entry in entries] == [
+        "bookworm",
+        "bookworm-updates",
+        "bookworm-security",
+    ]
+    assert entries[0].components == ("main", "contrib")
+    assert entries[0].keyring == "/usr/share/keyrings/debian.gpg"
+
+
+def test_one_line_sources_are_read() -> None:
+    entries = hostapt.parse_list(ONE_LINE)
+    assert [(entry.uri, entry.suite) for entry in entries] == [
+        ("http://mirror.example/debian", "bookworm"),
+        ("http://other.example/apt", "stable"),
+    ]
+    assert entries[0].keyring == "/k.gpg"
+
+
+def test_archive_is_debian_main_with_its_security_suite() -> None:
+    found = hostapt.choose(hostapt.parse_deb822(DEB822), "bookworm")
+    assert found is not None
+    assert found.main == "http://mirror.example/debian"
+    assert found.security == "http://mirror.example/security"
+    assert found.updates
+    assert found.sources().count("deb ") == 3
+
+
+def test_third_party_sources_are_no_archive() -> None:
+    entries = [hostapt.Entry("http://other.example", "tool-bookworm", ("main",))]
+    assert hostapt.choose(entries, "bookworm") is None
+
+
+def test_pip_settings_environment_beats_file() -> None:
+    text = (
+        "global.index-url='http://index.example/simple'\n"
+        "global.find-links='/a /b'\n"
+        ":env:.index-url='http://env.example/simple'\n"
+        ":env:.cert='/ca.pem'\n"
+    )
+    found = hostpip.parse(text, {})
+    assert found.index == "http://env.example/simple"
+    assert found.links == ("/a", "/b")
+    assert found.pip_env()["PIP_CERT"] == "/ca.pem"
+    assert found.uv_env()["UV_DEFAULT_INDEX"] == "http://env.example/simple"
+
+
+def test_pip_settings_take_the_certificate_from_the_environment() -> None:
+    assert hostpip.parse("", {"SSL_CERT_FILE": "/bundle"}).cert == "/bundle"
+
+
+HYBRID = """\
+30 24 0:26 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755
+31 30 0:27 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw
+32 30 0:28 / /sys/fs/cgroup/cpuset rw - cgroup cgroup rw,cpuset
+33 30 0:29 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,xattr,name=systemd
+"""
+V2 = "30 24 0:26 / /sys/fs/cgroup rw shared:4 - cgroup2 cgroup2 rw,nsdelegate\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [(HYBRID, ["unified", "systemd"]), (V2, ["cgroup"])],
+    ids=["hybrid", "v2"],
+)
+def test_control_group_hierarchies(text: str, expected: list[str]) -> None:
+    assert [path.name for path in cgroups.hierarchies(text)] == expected
+
+
+def test_mounts_below_are_deepest_first_and_unescaped() -> None:
+    text = (
+        "1 0 0:1 / / rw - ext4 /dev/x rw\n"
+        "2 1 0:2 / /a\\040b/.lab/machines/x/root rw - overlay overlay rw\n"
+        "3 2 0:3 / /a\\040b/.lab/machines/x/root/proc rw - proc proc rw\n"
+        "4 1 0:4 / /a\\040b/.laboratory rw - ext4 /dev/y rw\n"
+    )
+    found = cleanup.mounts_below(text, Path("/a b/.lab"))
+    assert [path.name for path in found] == ["proc", "root"]
+
+
+def test_memory_is_refused_with_a_figure() -> None:
+    assert hostcheck.memory_problems("MemAvailable:   99999999 kB\n") == []
+    (problem,) = hostcheck.memory_problems("MemAvailable:   2097152 kB\n")
+    assert "2.0 GiB of memory available, 6 GiB needed" in problem
+
+
+def test_cached_thing_is_made_once_and_half_made_ones_are_made_again(tmp_path: Path) -> None:
+    calls: list[Path] = []
+
+    def breaks(work: Path) -> None:
+        (work / "half").touch()
+        raise RuntimeError
+
+    def works(work: Path) -> None:
+        calls.append(work)
+        assert not list(work.iterdir())
+
+    with pytest.raises(RuntimeError):
+        cache.made(tmp_path, "thing", ["v1"], breaks)
+    assert not cache.path_of(tmp_path, "thing", ["v1"]).exists()
+    assert cache.made(tmp_path, "thing", ["v1"], works).exists()
+    cache.made(tmp_path, "thing", ["v1"], works)
+    assert len(calls) == 1
+    assert cache.path_of(tmp_path, "thing", ["v2"]) != cache.path_of(tmp_path, "thing", ["v1"])
+
+
+def test_tree_rules_send_only_what_is_listed_and_protect_the_adopted_map() -> None:
+    lines = tree.rules(["salt/a[1].sls", "Makefile"], ["pillar/cluster.sls"]).splitlines()
+    assert lines[0] == "- /pillar/cluster.sls"
+    assert "P /pillar/secrets.sls" in lines
+    assert "+ /salt/" in lines
+    assert "+ /salt/a\\[1].sls" in lines
+    assert lines[-1] == "- *"
+
+
+@pytest.mark.parametrize(
+    ("path", "restart"),
+    [("salt/_utils/saltworks/plan.py", True), ("salt/_modules/x.py", False), ("README.md", False)],
+)
+def test_only_what_the_master_has_loaded_restarts_it(path: str, restart: bool) -> None:
+    assert tree.Pushed([path]).restart is restart
+
+
+def _step(result: bool | None, comment: str = "", **more: object) -> dict[str, object]:
+    return {"result": result, "comment": comment, "__id__": "the id", "changes": more}
+
+
+def test_json_is_found_among_noise() -> None:
+    text = '[WARNING ] something\nprogress 1\n{\n    "a": 1\n}\nunclosed Runner\n'
+    assert saltanswer.parse_json(text) == {"a": 1}
+    assert saltanswer.parse_json("true\n") is True
+    with pytest.raises(ValueError, match="no JSON"):
+        saltanswer.parse_json("nothing here\n")
+
+
+def test_missing_function_fails_though_salt_run_exits_0() -> None:
+    assert saltanswer.verdict("'foo.bar' is not available.", 0, "salt")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [["a", "b"], {"args": [1]}, True, None, "the disk is not available for now", {"a": False}],
+    ids=str,
+)
+def test_plain_answers_are_no_failure(answer: object) -> None:
+    assert saltanswer.verdict(answer, 0, "salt") == []
+
+
+def test_failed_state_is_named_with_its_machine_and_before_what_it_broke() -> None:
+    inner = {
+        "file_|-b_|-b_|-managed": _step(False, "One or more requisite failed: a"),
+        "file_|-a_|-a_|-managed": _step(False, "Parent directory not present"),
+        "file_|-c_|-c_|-managed": _step(True),
+    }
+    steps = {"salt_|-one_|-one_|-state": _step(False, "Run failed", ret={"legacy": inner})}
+    answer = {"data": {"salt_master": steps}, "retcode": 1}
+    found = saltanswer.verdict(answer, 1, "salt")
+    assert found[0] == "legacy: the id: Parent directory not present"
+    assert len(found) == 2
+
+
+def test_rendering_errors_and_runner_exceptions_are_told_in_one_line() -> None:
+    trace = "Exception occurred in runner x.y: Traceback (most recent call last):\n  f\nE: boom"
+    steps = {
+        "salt_|-one_|-one_|-state": _step(False, "failed", ret={"proxy": ["No matching sls"]}),
+        "salt_|-two_|-x.y_|-runner": {**_step(False, "failed"), "changes": {"return": trace}},
+    }
+    found = saltanswer.verdict({"data": {"salt_master": steps}, "retcode": 1}, 1, "salt")
+    assert found == [
+        "proxy: No matching sls",
+        "salt_master: the id: Exception occurred in runner x.y: E: boom",
+    ]
+
+
+def test_failure_without_a_failed_step_is_still_one() -> None:
+    assert saltanswer.verdict({"data": {}, "retcode": 1}, 1, "salt")
+    assert saltanswer.verdict({"x": 1}, 2, "salt")

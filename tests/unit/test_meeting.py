@@ -1,0 +1,129 @@
+"""The meeting against a server that works, and against ones that do not."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from saltworks.matrix import Client
+from saltworks.meeting import PNG_MAGIC, Check, hold, png
+
+from tests.unit.matrix_fake import FakeHomeserver
+
+EVERYTHING = [
+    "password login",
+    "second user",
+    "room",
+    "invite and join",
+    "message by sync",
+    "reply by sync",
+    "media up",
+    "media down",
+    "thumbnail",
+    "to-device",
+    "search",
+    "old data",
+    "goodbye",
+]
+
+
+def at(method: str, part: str, fault: str) -> Callable[[str, str, int], str | None]:
+    return lambda asked, path, count: fault if asked == method and part in path else None
+
+
+def meet(home: FakeHomeserver, **more: Any) -> list[Check]:
+    options: dict[str, Any] = {"password_user": ("anna", "right"), "seconds": 1, **more}
+    return hold(home.url, None, "secret", **options)
+
+
+def bad(checks: list[Check]) -> dict[str, str]:
+    return {check.check: check.detail for check in checks if not check.ok}
+
+
+def test_two_users_meet() -> None:
+    with FakeHomeserver() as home:
+        with Client(home.url, "old", "@old:fake") as client:
+            event = client.send_text("!room:fake", "of old times")
+            mxc = client.upload(b"old file", "text/plain")
+        old = {
+            "access_token": "old",
+            "room_id": "!room:fake",
+            "event_id": event,
+            "body": "of old times",
+            "mxc": mxc,
+            "sha256": hashlib.sha256(b"old file").hexdigest(),
+        }
+        checks = meet(home, old_data=old)
+        assert bad(checks) == {}
+        assert [check.check for check in checks] == EVERYTHING
+        assert [user for user in home.gone if not user.endswith("-guest:fake")] == []
+        assert len(home.gone) == 1
+        spoiled = meet(home, old_data={**old, "body": "of new times", "mxc": None})
+        assert "says 'of old times', it said 'of new times'" in bad(spoiled)["old data"]
+        spoiled = meet(home, old_data={**old, "sha256": "00"})
+        assert "it had 00" in bad(spoiled)["old data"]
+
+
+def test_without_a_password_account_both_are_thrown_away() -> None:
+    with FakeHomeserver() as home:
+        checks = meet(home, password_user=None)
+        assert bad(checks) == {}
+        assert checks[0].check == "first user"
+        assert len(home.gone) == 2
+
+
+def test_a_guest_may_be_made_elsewhere() -> None:
+    with FakeHomeserver() as home:
+        guest = {"user_id": "@g:fake", "access_token": "g", "password": "right"}
+        checks = hold(home.url, password_user=("anna", "right"), guest=guest, seconds=1)
+        assert bad(checks) == {}
+        assert home.gone == {"@g:fake"}
+        assert not any("register" in path for _, path in home.log)
+
+
+def test_a_wrong_password_leaves_the_other_checks_explained() -> None:
+    with FakeHomeserver() as home:
+        failed = bad(meet(home, password_user=("anna", "wrong")))
+    assert "M_FORBIDDEN: Invalid password" in failed["password login"]
+    assert failed["room"] == "not tried, because it needs: password login"
+    assert "second user" not in failed
+
+
+def test_no_way_to_a_second_user_says_what_to_give() -> None:
+    with FakeHomeserver() as home:
+        failed = bad(hold(home.url, password_user=("anna", "right"), seconds=1))
+    assert "no registration shared secret: give the meeting one" in failed["second user"]
+
+
+@pytest.mark.parametrize(
+    ("method", "part", "fault", "check", "text"),
+    [
+        ("PUT", "/send/", "lose", "message by sync", "/sync of the guest did not show"),
+        ("POST", "/upload", "spoil", "media down", "bytes came back, not the"),
+        ("GET", "/thumbnail", "502", "thumbnail", "HTTP 502"),
+        ("PUT", "/sendToDevice", "502", "to-device", "HTTP 502"),
+        ("POST", "/search", "502", "search", "HTTP 502"),
+        ("POST", "/deactivate", "502", "goodbye", "HTTP 502"),
+    ],
+)
+def test_each_check_can_fail(method: str, part: str, fault: str, check: str, text: str) -> None:
+    with FakeHomeserver(at(method, part, fault)) as home:
+        failed = bad(meet(home))
+    assert text in failed[check]
+
+
+def test_a_server_that_is_not_there_fails_every_check_and_raises_nothing() -> None:
+    checks = hold("http://127.0.0.1:1", None, "s", ("anna", "right"), seconds=0.2)
+    assert [check.check for check in checks if check.ok] == ["goodbye"]
+    assert "refused" in checks[0].detail
+
+
+def test_the_picture_is_a_png() -> None:
+    picture = png(5, 4)
+    assert picture.startswith(PNG_MAGIC)
+    length = int.from_bytes(picture[33:37], "big")
+    assert picture[37:41] == b"IDAT"
+    assert len(zlib.decompress(picture[41 : 41 + length])) == 4 * (1 + 5 * 3)
