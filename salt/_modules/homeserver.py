@@ -66,7 +66,7 @@ def read_(unit: str | None = None) -> dict[str, Any]:
         for path in re.findall(r"^\s*ssl_certificate(?:_key)?\s+([^;\s]+);", text, re.M):
             _read_into(files, path)
     return {
-        "minion": __grains__["id"],  # type: ignore[name-defined]  # noqa: F821
+        "minion": __grains__["id"],  # type: ignore[name-defined]
         "address": _address(),
         "unit": process["unit"],
         "exec_start": " ".join(process["cmdline"]),
@@ -128,7 +128,10 @@ def healthy(url: str, timeout: float = 30) -> dict[str, Any]:
 
 
 def vacate(
-    service: str, ports: list[int], drain_timeout: float = 10, handover: dict[str, str] | None = None
+    service: str,
+    ports: list[int],
+    drain_timeout: float = 10,
+    handover: dict[str, str] | None = None,
 ) -> dict[str, Any]:
     """Let the requests in flight end, then stop Synapse here for good.
 
@@ -142,9 +145,9 @@ def vacate(
     :raises CommandExecutionError: when requests did not end; nothing was stopped.
     """
     taken: dict[str, Any] = {}
-    was_running = __salt__["service.status"](service)  # type: ignore[name-defined]  # noqa: F821
+    was_running = __salt__["service.status"](service)  # type: ignore[name-defined]
     if was_running:
-        taken["drain"] = __salt__["door.drain"](ports, timeout=drain_timeout)  # type: ignore[name-defined]  # noqa: F821
+        taken["drain"] = __salt__["door.drain"](ports, timeout=drain_timeout)  # type: ignore[name-defined]
     begun = time.monotonic()
     _systemctl("disable", "--now", "--quiet", f"{service}.service")
     taken["stop_seconds"] = round(time.monotonic() - begun, 3)
@@ -170,7 +173,7 @@ def arrive(
     :param timeout: bound in seconds for its first answer.
     """
     taken: dict[str, Any] = {}
-    if not __salt__["service.status"](service):  # type: ignore[name-defined]  # noqa: F821
+    if not __salt__["service.status"](service):  # type: ignore[name-defined]
         begun = time.monotonic()
         for row in pulls:
             pull(**row)
@@ -207,9 +210,20 @@ def pull(
         "-o UserKnownHostsFile=/etc/saltworks/known_hosts"
     )
     done = subprocess.run(
-        ["rsync", "-a", "--stats", f"--chown={user}:{user}", "-e", ssh, f"root@{host}:/",
-         f"{destination.rstrip('/')}/"],
-        capture_output=True, text=True, timeout=timeout, check=False,
+        [
+            "rsync",
+            "-a",
+            "--stats",
+            f"--chown={user}:{user}",
+            "-e",
+            ssh,
+            f"root@{host}:/",
+            f"{destination.rstrip('/')}/",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
     )
     # 24: a file vanished while it was copied, which a live tree may do.
     if done.returncode not in (0, 24):
@@ -234,7 +248,9 @@ def audit(services: list[str], ports: list[int]) -> dict[str, Any]:
     """
     running = [
         row["unit"]
-        for row in _json("systemctl", "list-units", "--type=service", "--state=running", "-o", "json")
+        for row in _json(
+            "systemctl", "list-units", "--type=service", "--state=running", "-o", "json"
+        )
     ]
     strange = [unit for unit in running if not _is_allowed(unit, services)]
     listening = subprocess.run(
@@ -259,7 +275,10 @@ def _listener(line: str) -> dict[str, Any]:
     host, _, port = fields[4].rpartition(":")
     who = re.search(r'"([^"]+)"', line)
     return {
-        "protocol": fields[0], "address": host, "port": int(port), "by": who.group(1) if who else "",
+        "protocol": fields[0],
+        "address": host,
+        "port": int(port),
+        "by": who.group(1) if who else "",
     }
 
 
@@ -311,7 +330,9 @@ def _the_main_process(unit: str | None) -> dict[str, Any]:
             "start it, or name the right minion"
         )
     units = ", ".join(row["unit"] or f"pid {row['pid']}" for row in found)
-    raise CommandExecutionError(f"{len(found)} Synapse main processes run here ({units}); say unit=<one>")
+    raise CommandExecutionError(
+        f"{len(found)} Synapse main processes run here ({units}); say unit=<one>"
+    )
 
 
 def _main_processes() -> list[dict[str, Any]]:
@@ -319,7 +340,9 @@ def _main_processes() -> list[dict[str, Any]]:
     for path in glob.glob("/proc/[0-9]*/cmdline"):
         try:
             with open(path, "rb") as handle:
-                cmdline = [part.decode(errors="replace") for part in handle.read().split(b"\0") if part]
+                cmdline = [
+                    part.decode(errors="replace") for part in handle.read().split(b"\0") if part
+                ]
         except OSError:
             continue
         if not any(part.rpartition("/")[2] in MAIN_APPS for part in cmdline):
@@ -405,9 +428,11 @@ def _read_into(files: dict[str, str], path: str) -> None:
 
 
 def _nginx_files() -> dict[str, str]:
-    done = subprocess.run(
-        ["nginx", "-T"], capture_output=True, text=True, timeout=20, check=False
-    ) if any(os.access(f"{d}/nginx", os.X_OK) for d in ("/usr/sbin", "/usr/bin")) else None
+    done = (
+        subprocess.run(["nginx", "-T"], capture_output=True, text=True, timeout=20, check=False)
+        if any(os.access(f"{d}/nginx", os.X_OK) for d in ("/usr/sbin", "/usr/bin"))
+        else None
+    )
     if done is None or done.returncode:
         return {}
     parts = re.split(r"^# configuration file ([^:\n]+):$", done.stdout, flags=re.M)
@@ -424,7 +449,7 @@ def _python(python: str, program: str, cwd: str | None = None) -> str:
 
 
 def _address() -> str:
-    master = __opts__.get("master_ip") or __opts__["master"]  # type: ignore[name-defined]  # noqa: F821
+    master = __opts__.get("master_ip") or __opts__["master"]  # type: ignore[name-defined]
     family = socket.AF_INET6 if ":" in str(master) else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
         # No packet is sent: the kernel only chooses the source address.

@@ -29,7 +29,7 @@ def ext_pillar(minion_id: str, pillar: dict[str, Any], root: str) -> dict[str, A
     :raises saltworks.errors.Refused: the map or a secret cannot be read; Salt then
         hands out no pillar, so nothing is rendered from half of it.
     """
-    house = tree.Tree(root, __opts__)  # type: ignore[name-defined]  # noqa: F821
+    house = tree.Tree(root, __opts__)  # type: ignore[name-defined]
     if minion_id == house.master_minion:
         return house.master_slice()
     return house.slice(minion_id)

@@ -86,7 +86,7 @@ def check_catch(name: str) -> str:
 
 
 def _store() -> Any:
-    return Tree.of(__opts__).store  # type: ignore[name-defined]  # noqa: F821
+    return Tree.of(__opts__).store  # type: ignore[name-defined]
 
 
 def _end(name: str, state: str, verdict: str) -> str:

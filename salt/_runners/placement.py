@@ -18,7 +18,7 @@ def show() -> dict[str, Any]:
 
         salt-run placement.show
     """
-    return bank.read(Tree.of(__opts__).store, "placement")  # type: ignore[name-defined]  # noqa: F821
+    return bank.read(Tree.of(__opts__).store, "placement")  # type: ignore[name-defined]
 
 
 def put(**places: Any) -> dict[str, Any]:
@@ -34,11 +34,13 @@ def put(**places: Any) -> dict[str, Any]:
 
         salt-run placement.put synapse=synapse
     """
-    house = Tree.of(__opts__)  # type: ignore[name-defined]  # noqa: F821
+    house = Tree.of(__opts__)  # type: ignore[name-defined]
     wanted = {name: value for name, value in places.items() if not name.startswith("__")}
     machines = (house.map() or {"machines": {}})["machines"]
     wrong = [
-        Problem(f"placement.{name}", f"{value!r} is not declared", "name a machine of the cluster map")
+        Problem(
+            f"placement.{name}", f"{value!r} is not declared", "name a machine of the cluster map"
+        )
         for name, value in wanted.items()
         if name in ("synapse", "front") and value not in machines
     ] + [
@@ -66,12 +68,12 @@ def remember_host_key(minion: str) -> str:
     """
     from saltworks.minions import Machines
 
-    house = Tree.of(__opts__)  # type: ignore[name-defined]  # noqa: F821
+    house = Tree.of(__opts__)  # type: ignore[name-defined]
     cmap = house.map()
     if cmap is None or minion not in cmap["machines"]:
         raise Refused("host key", [Problem(minion, "is not declared", "name a machine of the map")])
     line = str(
-        Machines(__opts__).call(  # type: ignore[name-defined]  # noqa: F821
+        Machines(__opts__).call(  # type: ignore[name-defined]
             minion, "file.read", "/etc/ssh/ssh_host_ed25519_key.pub"
         )
     )

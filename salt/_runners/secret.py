@@ -19,7 +19,7 @@ def list_() -> list[str]:
 
         salt-run secret.list
     """
-    return Tree.of(__opts__).vault.names()  # type: ignore[name-defined]  # noqa: F821
+    return Tree.of(__opts__).vault.names()  # type: ignore[name-defined]
 
 
 def put(name: str, path: str) -> str:
@@ -39,5 +39,5 @@ def put(name: str, path: str) -> str:
     text = source.read_text(encoding="utf-8").rstrip("\n") if source.is_file() else ""
     if not text:
         raise Refused("secret", [Problem(path, "is missing or empty", f"write {name} into it")])
-    Tree.of(__opts__).vault.put({name: text})  # type: ignore[name-defined]  # noqa: F821
+    Tree.of(__opts__).vault.put({name: text})  # type: ignore[name-defined]
     return f"{name} is encrypted in pillar/secrets.sls"

@@ -27,30 +27,31 @@ def prechecked(name: str) -> dict[str, Any]:
 
 def verified(name: str) -> dict[str, Any]:
     """The milestone's verdict from the outside; in test mode only announced."""
-    if __opts__["test"]:  # type: ignore[name-defined]  # noqa: F821
+    if __opts__["test"]:  # type: ignore[name-defined]
         return _ret(name, None, f"{name.upper()} would be verified through the public name")
     return _reading(name, "verify.milestone")
 
 
 def begun(name: str) -> dict[str, Any]:
     """The milestone's row says that it runs, and by which process."""
-    if __opts__["test"]:  # type: ignore[name-defined]  # noqa: F821
+    if __opts__["test"]:  # type: ignore[name-defined]
         return _ret(name, None, f"{name.upper()} would begin")
     return _acting(name, "milestone.begin", {"milestone": {"old": "", "new": "running"}})
 
 
 def achieved(name: str) -> dict[str, Any]:
     """The milestone's record is written; only after it was verified."""
-    if __opts__["test"]:  # type: ignore[name-defined]  # noqa: F821
+    if __opts__["test"]:  # type: ignore[name-defined]
         return _ret(name, None, f"{name.upper()} would be recorded as achieved")
     return _acting(name, "milestone.achieve", {"milestone": {"old": "running", "new": "achieved"}})
 
 
 def rolled_back(name: str) -> dict[str, Any]:
     """The record says that the milestone was taken back."""
-    if __opts__["test"]:  # type: ignore[name-defined]  # noqa: F821
+    if __opts__["test"]:  # type: ignore[name-defined]
         return _ret(name, None, f"{name.upper()} would be recorded as rolled back")
-    return _acting(name, "milestone.roll_back", {"milestone": {"old": "running", "new": "rolled-back"}})
+    changes = {"milestone": {"old": "running", "new": "rolled-back"}}
+    return _acting(name, "milestone.roll_back", changes)
 
 
 def disarmed(name: str) -> dict[str, Any]:
@@ -58,7 +59,7 @@ def disarmed(name: str) -> dict[str, Any]:
 
     :param name: the step, such as ``m1.finalize``.
     """
-    if __opts__["test"]:  # type: ignore[name-defined]  # noqa: F821
+    if __opts__["test"]:  # type: ignore[name-defined]
         return _ret(name, None, f"{name} would be refused unless armed")
     return _reading(name, "milestone.check_catch")
 
@@ -75,7 +76,7 @@ def _acting(name: str, function: str, changes: dict[str, Any]) -> dict[str, Any]
 
 def _run(function: str, name: str) -> tuple[str, bool]:
     try:
-        out = __salt__["saltutil.runner"](function, arg=[name], full_return=True)  # type: ignore[name-defined]  # noqa: F821
+        out = __salt__["saltutil.runner"](function, arg=[name], full_return=True)  # type: ignore[name-defined]
     except SaltException as error:
         return str(error), True
     # A runner that raised has success False; one that is missing answers a string.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
+from . import legacy, m0, people
 from .driver import hostcheck
 from .driver.lab import Lab
 from .driver.progress import Say, Step
@@ -58,6 +59,24 @@ def create_machines(lab: Lab, say: Say) -> str:
     return ", ".join(ADDRESSES)
 
 
+def old_server(lab: Lab, say: Say) -> str:
+    """The seeded monolith of 2021, kept as a layer, and the machine that stands on it."""
+    machine = lab.machine(m0.MACHINE)
+    if machine.created:
+        return "is there"
+    found = m0.m0(lab, say=say)
+    machine.create(layers=[found.layer])
+    lab.dns_point("chat.lale.test", machine.address)
+    lab.dns_point("www.lale.test", machine.address)
+    return "seeded"
+
+
+def old_server_serves(lab: Lab, say: Say) -> str:
+    """Synapse 1.40.0 answers on the machine as it was left."""
+    legacy.await_synapse(lab.machine(m0.MACHINE))
+    return people.PUBLIC_URL
+
+
 def boot_machines(lab: Lab, say: Say) -> str:
     """Boot all that do not run, and wait for their minions."""
     say("booting")
@@ -87,5 +106,10 @@ MACHINES: list[Step] = [
 ]
 """Machines, empty, with answering minions."""
 
-STEPS: list[Step] = [*PREPARE, *MACHINES]
+STEPS: list[Step] = [
+    *PREPARE,
+    Step("old server, seeded", old_server, 900),
+    *MACHINES,
+    Step("old server serves", old_server_serves, 120),
+]
 """All of `make lab`."""

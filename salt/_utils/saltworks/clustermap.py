@@ -47,9 +47,7 @@ def problems(
     :param secrets: names of the secrets at hand; None: not checked.
     """
     validator = Draft202012Validator(dict(map_schema))
-    found = [
-        _from_schema(error) for error in validator.iter_errors(cmap)  # type: ignore[arg-type]
-    ]
+    found = [_from_schema(error) for error in validator.iter_errors(cmap)]
     if found or not isinstance(cmap, Mapping):
         return found
     found += _roles(cmap)
@@ -103,9 +101,13 @@ def _from_schema(error: ValidationError) -> Problem:
     if error.validator == "additionalProperties":
         return Problem(place, error.message, "remove the key or correct its name")
     if error.validator == "required":
-        return Problem(place, error.message, "add it; docs/cluster-map.md explains every key")
+        return Problem(
+            place, error.message, "add it; pillar/schema/cluster.schema.json has every key"
+        )
     wanted = error.schema.get("description") if isinstance(error.schema, dict) else None
-    return Problem(place, error.message, wanted or "see docs/cluster-map.md for what may stand here")
+    return Problem(
+        place, error.message, wanted or "see the schema, pillar/schema/cluster.schema.json"
+    )
 
 
 def _roles(cmap: Map) -> Iterator[Problem]:
@@ -119,7 +121,8 @@ def _roles(cmap: Map) -> Iterator[Problem]:
             )
     if not machines_of(cmap, "legacy"):
         yield Problem(
-            "cluster.machines", "no machine has the role legacy",
+            "cluster.machines",
+            "no machine has the role legacy",
             "run salt-run adopt.homeserver <minion> for the server as it stands",
         )
 
@@ -150,6 +153,7 @@ def _unknown_minions(cmap: Map, minions: Collection[str]) -> Iterator[Problem]:
 def _missing_secrets(cmap: Map, secrets: Collection[str]) -> Iterator[Problem]:
     for name in sorted(needed_secrets(cmap) - set(secrets)):
         yield Problem(
-            "pillar/secrets.sls", f"the secret {name} is missing",
+            "pillar/secrets.sls",
+            f"the secret {name} is missing",
             f"salt-run secret.put {name} <file>, or run adopt.homeserver again",
         )

@@ -57,7 +57,8 @@ def order_problems(record: Record, name: str) -> list[Problem]:
     before = ORDER[index - 1]
     return [
         Problem(
-            f"milestone {name}", f"{before.upper()} is not achieved",
+            f"milestone {name}",
+            f"{before.upper()} is not achieved",
             f"run salt-run state.orchestrate orch.{before} first",
         )
     ]

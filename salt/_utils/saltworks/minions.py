@@ -38,17 +38,20 @@ class Machines:
         answers = self._client.cmd(minions, "test.ping", tgt_type="list", timeout=timeout)
         return {name for name, answer in answers.items() if answer is True}
 
-    def call(
-        self, minion: str, function: str, *args: Any, timeout: int = 60, **kwargs: Any
-    ) -> Any:
+    def call(self, minion: str, function: str, *args: Any, timeout: int = 60, **kwargs: Any) -> Any:
         """Call one function on one machine.
 
         :param timeout: bound in seconds.
         :raises MachineError: no answer, or the function failed there.
         """
         answers = self._client.cmd(
-            [minion], function, list(args), tgt_type="list", timeout=timeout,
-            full_return=True, kwarg=kwargs,
+            [minion],
+            function,
+            list(args),
+            tgt_type="list",
+            timeout=timeout,
+            full_return=True,
+            kwarg=kwargs,
         )
         return self._answer(minion, function, answers, timeout)
 

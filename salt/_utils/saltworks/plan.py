@@ -231,9 +231,7 @@ def slice_for(
     return slices
 
 
-def _master_slice(
-    cmap: Map, placement: Placement, minion: str, secret: Secrets
-) -> dict[str, Any]:
+def _master_slice(cmap: Map, placement: Placement, minion: str, secret: Secrets) -> dict[str, Any]:
     version = cmap["releases"]["synapse"]
     return {
         "states": ["base"],
@@ -248,9 +246,7 @@ def _master_slice(
     }
 
 
-def _legacy_slice(
-    cmap: Map, placement: Placement, minion: str, secret: Secrets
-) -> dict[str, Any]:
+def _legacy_slice(cmap: Map, placement: Placement, minion: str, secret: Secrets) -> dict[str, Any]:
     found = cmap["legacy"]
     front_here = placement.front == minion
     synapse_here = placement.synapse == minion
@@ -294,9 +290,7 @@ def _legacy_slice(
     return slices
 
 
-def _synapse_slice(
-    cmap: Map, placement: Placement, minion: str, secret: Secrets
-) -> dict[str, Any]:
+def _synapse_slice(cmap: Map, placement: Placement, minion: str, secret: Secrets) -> dict[str, Any]:
     here = placement.synapse == minion
     formula = _synapse_formula(cmap, minion, secret)
     formula["service"]["running"] = here
@@ -315,9 +309,7 @@ def _synapse_slice(
     }
 
 
-def _proxy_slice(
-    cmap: Map, placement: Placement, minion: str, secret: Secrets
-) -> dict[str, Any]:
+def _proxy_slice(cmap: Map, placement: Placement, minion: str, secret: Secrets) -> dict[str, Any]:
     return {
         "states": ["base", "nginx"],
         "nginx": _nginx_slice(cmap, placement, minion, secret, relayed=False),

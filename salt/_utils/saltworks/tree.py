@@ -49,8 +49,13 @@ class Tree:
                 return cls(row["saltworks"]["root"], opts)
         raise Refused(
             "master",
-            [Problem("master configuration", "ext_pillar does not name saltworks",
-                     "put the files of salt/master.d into the master's master.d and restart it")],
+            [
+                Problem(
+                    "master configuration",
+                    "ext_pillar does not name saltworks",
+                    "put the files of salt/master.d into the master's master.d and restart it",
+                )
+            ],
         )
 
     def schema(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import yaml
 
 from .errors import Problem, Refused
 
-HEADER = "#!yaml|gpg\n# Written by saltworks: one GPG message a secret. salt-run secret.put changes one.\n"
+HEADER = "#!yaml|gpg\n# One GPG message a secret; salt-run secret.put changes one.\n"
 RECIPIENT = "Synapse Saltworks <saltworks@localhost>"
 
 
@@ -61,15 +61,25 @@ class Vault:
         if message is None:
             raise Refused(
                 "secrets",
-                [Problem(str(self.path), f"the secret {name} is missing",
-                         f"salt-run secret.put {name} <file>")],
+                [
+                    Problem(
+                        str(self.path),
+                        f"the secret {name} is missing",
+                        f"salt-run secret.put {name} <file>",
+                    )
+                ],
             )
         opened = self._gpg().decrypt(message)
         if not opened.ok:
             raise Refused(
                 "secrets",
-                [Problem(str(self.path), f"the secret {name} cannot be decrypted: {opened.status}",
-                         f"restore the key that {self.keyring} held when it was written")],
+                [
+                    Problem(
+                        str(self.path),
+                        f"the secret {name} cannot be decrypted: {opened.status}",
+                        f"restore the key that {self.keyring} held when it was written",
+                    )
+                ],
             )
         return str(opened)
 
@@ -85,8 +95,13 @@ class Vault:
             if not closed.ok:
                 raise Refused(
                     "secrets",
-                    [Problem(str(self.keyring), f"cannot encrypt {name}: {closed.status}",
-                             "check that gpg runs here and that the keyring is root's, mode 0700")],
+                    [
+                        Problem(
+                            str(self.keyring),
+                            f"cannot encrypt {name}: {closed.status}",
+                            "check that gpg runs here and that the keyring is root's, mode 0700",
+                        )
+                    ],
                 )
             messages[name] = str(closed)
         body = {"secrets": {name: _Block(messages[name]) for name in sorted(messages)}}
@@ -117,14 +132,23 @@ class Vault:
         name, _, mail = RECIPIENT.partition(" <")
         made = gpg.gen_key(
             gpg.gen_key_input(
-                name_real=name, name_email=mail.rstrip(">"), key_type="RSA", key_length=3072,
-                no_protection=True, expire_date=0,
+                name_real=name,
+                name_email=mail.rstrip(">"),
+                key_type="RSA",
+                key_length=3072,
+                no_protection=True,
+                expire_date=0,
             )
         )
         if not made.fingerprint:
             raise Refused(
                 "secrets",
-                [Problem(str(self.keyring), f"cannot make a key: {made.stderr}",
-                         "install gnupg and gpg-agent")],
+                [
+                    Problem(
+                        str(self.keyring),
+                        f"cannot make a key: {made.stderr}",
+                        "install gnupg and gpg-agent",
+                    )
+                ],
             )
         return str(made.fingerprint)

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from .hostpip import pip_settings
-from .mirror import LEGACY_DATE, LEGACY_LOCK, RELEASES
+from .mirror import LEGACY_LOCK, LEGACY_NEWER, RELEASES
 from .process import host
 from .settings import PROJECT
 
@@ -24,7 +24,7 @@ def lock_commands() -> list[list[str]]:
         (dev, ["--universal"]),
         (REQUIREMENTS / "salt.txt", ["--universal", "--constraint", str(dev)]),
         (REQUIREMENTS / "build.txt", []),
-        (LEGACY_LOCK, ["--exclude-newer", LEGACY_DATE, *MACHINE]),
+        (LEGACY_LOCK, [*LEGACY_NEWER, *MACHINE]),
     ]
     jobs += [(path.with_suffix(".txt"), MACHINE) for path in sorted(RELEASES.glob("*.in"))]
     return [

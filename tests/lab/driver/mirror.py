@@ -20,6 +20,8 @@ RECIPE = 1
 
 LEGACY_LOCK = DATA / "legacy-1.40.0.txt"
 LEGACY_DATE = "2021-08-31"
+#: psycopg2 2.9.1 builds on Debian 12's Python 3.11 but does not import; 2.9.2 does.
+LEGACY_NEWER = ["--exclude-newer", LEGACY_DATE, "--exclude-newer-package", "psycopg2=2021-12-28"]
 """Nothing newer is used for 1.40.0, build tools included: that is what lets its old sources
 build on Python 3.11."""
 
@@ -129,9 +131,10 @@ class Mirror:
         )
         chamber.run(
             f"python3 -m venv {LEGACY_ENV}\n"
-            f"/run/uv pip install -q -p {LEGACY_ENV}/bin/python --exclude-newer {LEGACY_DATE} "
+            f"/run/uv pip install -q -p {LEGACY_ENV}/bin/python {' '.join(LEGACY_NEWER)} "
             f"--require-hashes --compile-bytecode -r /run/data/{LEGACY_LOCK.name}\n"
-            f"{LEGACY_ENV}/bin/python -c 'import synapse.app.homeserver, ldap_auth_provider'\n"
+            f"{LEGACY_ENV}/bin/python -c "
+            "'import synapse.app.homeserver, ldap_auth_provider, psycopg2'\n"
             f"tar -C / -I 'gzip -1' -cf /run/out/{LEGACY_TARBALL} {LEGACY_ENV.lstrip('/')}\n",
             900,
         )
