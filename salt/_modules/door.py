@@ -2,7 +2,7 @@
 
 nginx asks Synapse directly, one connection for each request. While the door is
 closed it asks only a held systemd socket, in whose backlog requests wait; opening
-runs systemd-socket-proxyd behind it. How it works as a whole: docs/front-door.md.
+runs systemd-socket-proxyd behind it. How it works as a whole: formulas/nginx/README.md.
 
 Every function is bounded, returns how long it took and does nothing when there is
 nothing to do.

@@ -17,7 +17,7 @@ from . import clustermap
 from .clustermap import Map
 
 #: Ports of the managed Synapse: all requests, and the long polls apart, so that
-#: requests in flight can be counted without them (see docs/front-door.md).
+#: requests in flight can be counted without them (see formulas/nginx/README.md).
 PORT = 8008
 POLL_PORT = 8009
 

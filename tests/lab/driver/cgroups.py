@@ -46,9 +46,11 @@ def processes(name: str) -> set[int]:
     """Processes in the group or below it, in any hierarchy."""
     found: set[int] = set()
     for top in host_hierarchies():
-        for file in (top / name).rglob("cgroup.procs"):
+        # os.walk passes over a group that vanishes meanwhile, which Path.rglob does not.
+        for folder, _, _ in os.walk(top / name):
             with contextlib.suppress(OSError):
-                found |= {int(word) for word in file.read_text().split()}
+                text = Path(folder, "cgroup.procs").read_text()
+                found |= {int(word) for word in text.split()}
     return found - {0}
 
 
@@ -70,12 +72,9 @@ def remove(name: str) -> None:
     for top in host_hierarchies():
         group = top / name
         if group.is_dir():
-            for path in sorted(group.rglob("*"), key=lambda p: len(p.parts), reverse=True):
-                if path.is_dir():
-                    with contextlib.suppress(OSError):
-                        path.rmdir()
-            with contextlib.suppress(OSError):
-                group.rmdir()
+            for path, _, _ in os.walk(group, topdown=False):
+                with contextlib.suppress(OSError):
+                    os.rmdir(path)
 
 
 def exists(name: str) -> bool:

@@ -90,7 +90,7 @@ def _wrapped(text: str, width: int, indent: str) -> list[str]:
 
 _HEADER = """\
 # The cluster map: what is declared. Written by adopt.homeserver from the server as it was
-# found; yours to edit from here on. docs/cluster-map.md explains every key.
+# found; yours to edit from here on. pillar/schema/cluster.schema.json explains every key.
 # Secrets are not here: {secret: name} refers to pillar/secrets.sls, which is encrypted.
 """
 
