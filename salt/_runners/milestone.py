@@ -9,12 +9,14 @@ from typing import Any
 
 from saltworks import bank, milestone
 from saltworks.errors import Refused
+from saltworks.loaders import refusing
 from saltworks.tree import Tree
 
 _RECORD = "milestones"
 _ARMED = "armed"
 
 
+@refusing
 def status() -> list[dict[str, str]]:
     """Which milestones are achieved, when, and with which verdict.
 
@@ -27,6 +29,7 @@ def status() -> list[dict[str, str]]:
     return milestone.table(bank.read(_store(), _RECORD))
 
 
+@refusing
 def begin(name: str) -> str:
     """Record that a milestone runs; one left behind by a dead run is taken over.
 
@@ -44,16 +47,19 @@ def begin(name: str) -> str:
     return f"{name.upper()} began"
 
 
+@refusing
 def achieve(name: str) -> str:
     """Record that a milestone was achieved; called after it was verified."""
     return _end(name, "achieved", "verified")
 
 
+@refusing
 def roll_back(name: str) -> str:
     """Record that a milestone was rolled back."""
     return _end(name, "rolled-back", "rolled back, the server is as it was before")
 
 
+@refusing
 def arm(name: str) -> str:
     """Open the catch of a destructive step for a minute.
 
@@ -70,6 +76,7 @@ def arm(name: str) -> str:
     return f"{name} is armed for {milestone.CATCH_SECONDS} s"
 
 
+@refusing
 def check_catch(name: str) -> str:
     """Refuse unless a destructive step is armed; it is disarmed by this.
 

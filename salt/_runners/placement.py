@@ -6,9 +6,11 @@ from typing import Any
 
 from saltworks import bank, clustermap
 from saltworks.errors import Problem, Refused
+from saltworks.loaders import refusing
 from saltworks.tree import Tree
 
 
+@refusing
 def show() -> dict[str, Any]:
     """The placement as recorded.
 
@@ -21,6 +23,7 @@ def show() -> dict[str, Any]:
     return bank.read(Tree.of(__opts__).store, "placement")  # type: ignore[name-defined]
 
 
+@refusing
 def put(**places: Any) -> dict[str, Any]:
     """Record where something is from now on.
 
@@ -55,6 +58,7 @@ def put(**places: Any) -> dict[str, Any]:
     return row
 
 
+@refusing
 def remember_host_key(minion: str) -> str:
     """Fetch a machine's ssh host key over Salt's own channel and record it.
 

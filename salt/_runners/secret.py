@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from saltworks.errors import Problem, Refused
+from saltworks.loaders import refusing
 from saltworks.tree import Tree
 
 __func_alias__ = {"list_": "list"}
 
 
+@refusing
 def list_() -> list[str]:
     """Names of the secrets at hand.
 
@@ -22,6 +24,7 @@ def list_() -> list[str]:
     return Tree.of(__opts__).vault.names()  # type: ignore[name-defined]
 
 
+@refusing
 def put(name: str, path: str) -> str:
     """Encrypt a file's content as a secret; the file can be removed afterwards.
 

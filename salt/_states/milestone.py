@@ -82,6 +82,8 @@ def _run(function: str, name: str) -> tuple[str, bool]:
     # A runner that raised has success False; one that is missing answers a string.
     failed = not isinstance(out, dict) or not out.get("success", False)
     answer = out.get("return") if isinstance(out, dict) else out
+    if isinstance(answer, dict) and answer.get("retcode"):
+        return str(answer["data"]), True
     return (answer if isinstance(answer, str) else str(answer)), failed
 
 

@@ -1,0 +1,90 @@
+"""Read a hand-made homeserver and write the cluster map and the secrets from it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from saltworks import adopt, clustermap
+from saltworks.errors import Problem, Refused
+from saltworks.loaders import refusing
+from saltworks.minions import Machines
+from saltworks.tree import Tree
+
+#: The release that M1 goes to, with its lock in formulas/synapse/files/releases.
+TARGET = "1.163.2"
+
+
+@refusing
+def homeserver(
+    minion: str, unit: str | None = None, accepted: Sequence[str] = (), overwrite: bool = False
+) -> str:
+    """Judge every key of the server on a minion; write the map and the secrets.
+
+    :param minion: id of the machine on which Synapse runs.
+    :param unit: its systemd unit, when more than one Synapse runs there.
+    :param accepted: keys you agree to lose.
+    :param overwrite: write over a cluster map that is there already.
+    :returns: the report; with problems nothing is written and the run fails.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run adopt.homeserver legacy accepted='[enable_group_creation]'
+    """
+    house = Tree.of(__opts__)
+    if house.map_path.exists() and not overwrite:
+        raise Refused(
+            "adopt",
+            [
+                Problem(
+                    str(house.map_path),
+                    "a cluster map is there already",
+                    "remove it, or say overwrite=True",
+                )
+            ],
+        )
+    machines = Machines(__opts__)
+    machines.call(minion, "saltutil.sync_all", timeout=120)
+    arguments = [unit] if unit else []
+    found = machines.call_unrecorded(minion, "homeserver.read", *arguments, timeout=120)
+    facts, _ = machines.attempt(minion, "synapse_db.facts", found["config_path"], timeout=60)
+    if isinstance(facts, dict) and facts.get("engine") == "psycopg2":
+        found["postgresql_version"] = facts.get("server_version")
+    lock = house.root / "formulas" / "synapse" / "files" / "releases" / f"{TARGET}.txt"
+    adoption = adopt.judge(
+        found,
+        TARGET,
+        accepted=tuple(accepted),
+        available_modules=adopt.requirements(lock.read_text(encoding="utf-8")),
+    )
+    report = adopt.render(adoption)
+    wrong = adoption.problems or clustermap.problems(adoption.cluster_map, house.schema())
+    if wrong:
+        raise Refused(f"{report}\nadopt", wrong)
+    house.vault.put({**adoption.secrets, **_transfer_keys()})
+    temporary = house.map_path.with_suffix(".writing")
+    temporary.write_text(adopt.dump_map(adoption.cluster_map), encoding="utf-8")
+    os.replace(temporary, house.map_path)
+    return f"{report}\nwritten: {house.map_path} and {house.vault.path}"
+
+
+def _transfer_keys() -> dict[str, str]:
+    """One ssh key pair for each tree that later moves to a machine of its own."""
+    pairs = {}
+    for name in ("media", "database"):
+        private = Ed25519PrivateKey.generate()
+        pairs[f"transfer_{name}_private"] = private.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.OpenSSH,
+            serialization.NoEncryption(),
+        ).decode()
+        pairs[f"transfer_{name}_public"] = (
+            private.public_key()
+            .public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+            .decode()
+        )
+    return pairs
