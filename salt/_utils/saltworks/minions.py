@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ import salt.key
 import salt.utils.jid
 
 from .errors import Problem
+
+#: How long the master may take to write an answer into its job cache.
+FORGET_SECONDS = 10
 
 
 class MachineError(Exception):
@@ -72,7 +76,17 @@ class Machines:
                     jid, str(Path(self.opts["cachedir"]) / "jobs"), self.opts["hash_type"]
                 )
             )
-            shutil.rmtree(folder, ignore_errors=True)
+            # The master writes the answer down on its own time, maybe after we have it.
+            written = folder / minion / "return.p"
+            end = time.monotonic() + FORGET_SECONDS
+            while not written.exists() and time.monotonic() < end:
+                time.sleep(0.05)
+            gone = 0
+            # Several of the master's workers write into it; gone is what stays gone.
+            while gone < 20:
+                gone = 0 if folder.exists() else gone + 1
+                shutil.rmtree(folder, ignore_errors=True)
+                time.sleep(0.05)
 
     def attempt(
         self, minion: str, function: str, *args: Any, timeout: int = 60, **kwargs: Any
