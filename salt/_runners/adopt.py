@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from saltworks import adopt, clustermap
+from saltworks import adopt, clustermap, plan
 from saltworks.errors import Problem, Refused
 from saltworks.loaders import refusing
 from saltworks.minions import Machines
@@ -51,9 +51,9 @@ def homeserver(
     machines.call(minion, "saltutil.sync_all", timeout=120)
     arguments = [unit] if unit else []
     found = machines.call_unrecorded(minion, "homeserver.read", *arguments, timeout=120)
-    facts, _ = machines.attempt(minion, "synapse_db.facts", found["config_path"], timeout=60)
-    if isinstance(facts, dict) and facts.get("engine") == "psycopg2":
-        found["postgresql_version"] = facts.get("server_version")
+    facts = machines.call(minion, "synapse_db.facts", found["config_path"], timeout=60)
+    if facts["engine"] == "postgresql":
+        found["postgresql_version"] = facts["server_version"]
     lock = house.root / "formulas" / "synapse" / "files" / "releases" / f"{TARGET}.txt"
     adoption = adopt.judge(
         found,
@@ -65,17 +65,17 @@ def homeserver(
     wrong = adoption.problems or clustermap.problems(adoption.cluster_map, house.schema())
     if wrong:
         raise Refused(f"{report}\nadopt", wrong)
-    house.vault.put({**adoption.secrets, **_transfer_keys()})
+    house.vault.put({**adoption.secrets, **_transfer_keys(plan.transfers(adoption.cluster_map))})
     temporary = house.map_path.with_suffix(".writing")
     temporary.write_text(adopt.dump_map(adoption.cluster_map), encoding="utf-8")
     os.replace(temporary, house.map_path)
     return f"{report}\nwritten: {house.map_path} and {house.vault.path}"
 
 
-def _transfer_keys() -> dict[str, str]:
+def _transfer_keys(names: Iterable[str]) -> dict[str, str]:
     """One ssh key pair for each tree that later moves to a machine of its own."""
     pairs = {}
-    for name in ("media", "database"):
+    for name in names:
         private = Ed25519PrivateKey.generate()
         pairs[f"transfer_{name}_private"] = private.private_bytes(
             serialization.Encoding.PEM,

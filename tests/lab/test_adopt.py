@@ -37,6 +37,7 @@ def test_the_hand_made_server_becomes_a_map_and_secrets(lab: Lab) -> None:
     wait_for(lambda: master.run("salt legacy test.ping", check=False).ok, 60, "legacy to answer")
     report = master.run(ADOPT.format("True"), timeout=120).stdout
     assert "Can be adopted" in report
+    assert "its version was not asked" not in report
 
     cluster = yaml.safe_load(master.read("/srv/saltworks/pillar/cluster.sls"))["cluster"]
     assert cluster["server_name"] == "lale.test"

@@ -76,17 +76,7 @@ class Machines:
                     jid, str(Path(self.opts["cachedir"]) / "jobs"), self.opts["hash_type"]
                 )
             )
-            # The master writes the answer down on its own time, maybe after we have it.
-            written = folder / minion / "return.p"
-            end = time.monotonic() + FORGET_SECONDS
-            while not written.exists() and time.monotonic() < end:
-                time.sleep(0.05)
-            gone = 0
-            # Several of the master's workers write into it; gone is what stays gone.
-            while gone < 20:
-                gone = 0 if folder.exists() else gone + 1
-                shutil.rmtree(folder, ignore_errors=True)
-                time.sleep(0.05)
+            _forget(folder, folder / minion / "return.p")
 
     def attempt(
         self, minion: str, function: str, *args: Any, timeout: int = 60, **kwargs: Any
@@ -107,3 +97,22 @@ class Machines:
         if row.get("retcode"):
             raise MachineError(f"{function} failed on {minion}: {row['ret']}")
         return row["ret"]
+
+
+def _forget(folder: Path, answer: Path) -> None:
+    """Remove a job from the cache once its answer is in it, and see that it stays away.
+
+    The master's workers write it down on their own time, maybe after we have it.
+
+    :raises MachineError: when it keeps coming back for ``FORGET_SECONDS``.
+    """
+    end = time.monotonic() + FORGET_SECONDS
+    while not answer.exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    gone = 0
+    while gone < 20:
+        gone = 0 if folder.exists() else gone + 1
+        shutil.rmtree(folder, ignore_errors=True)
+        if time.monotonic() > end + FORGET_SECONDS:
+            raise MachineError(f"{folder} holds secrets and does not stay away: remove it by hand")
+        time.sleep(0.05)
