@@ -1,21 +1,7 @@
 {%- from 'nginx/map.jinja' import site, door with context %}
 
 include:
-  - nginx.configured
-
-nginx-running:
-  service.running:
-    - name: nginx
-    - enable: true
-    - require:
-        - sls: nginx.configured
-
-nginx-loaded:
-  nginx_config.loaded:
-    - require:
-        - service: nginx-running
-    - watch:
-        - sls: nginx.configured
+  - nginx.loaded
 
 {%- if site.kind == 'synapse' %}
 

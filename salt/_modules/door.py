@@ -72,14 +72,18 @@ def status() -> dict[str, Any]:
     }
 
 
-def announce() -> bool:
+def announce(seconds: float = 0) -> float:
     """Tell clients from now on to come back on a new connection for each request.
 
     Of use some 30 s (a long poll) before :func:`close`, so that no connection is idle
     when nginx reloads. :func:`open_` ends it.
+
+    :param seconds: return when they have been told for so long; time since an earlier
+        call counts.
+    :returns: seconds waited here.
     """
-    __salt__["nginx_config.notice"](0)  # type: ignore[name-defined]
-    return True
+    told: float = __salt__["nginx_config.notice"](seconds)  # type: ignore[name-defined]
+    return told
 
 
 def close(timeout: float = 10, fence: bool = True, notice: float = 3) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 import grp
+import hashlib
 import json
 import os
 import pwd
@@ -75,6 +76,7 @@ def read_(unit: str | None = None) -> dict[str, Any]:
         "config_path": process["configs"][0],
         "working_directory": process["cwd"],
         "config_files": files,
+        "config_sha256": {path: _sha256(path) for path in configs},
         "python": _python(process["python"], "import platform; print(platform.python_version())"),
         "system_python": _python(
             "/usr/bin/python3", "import platform; print(platform.python_version())"
@@ -92,6 +94,18 @@ def read_(unit: str | None = None) -> dict[str, Any]:
             )
         ),
     }
+
+
+def master_address() -> str:
+    """The address by which this machine reaches its master.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt legacy homeserver.master_address
+    """
+    return str(__opts__.get("master_ip") or __opts__["master"])  # type: ignore[name-defined]
 
 
 def healthy(url: str, timeout: float = 30) -> dict[str, Any]:
@@ -374,7 +388,7 @@ def _config_arguments(cmdline: list[str], cwd: str) -> list[str]:
             paths.append(cmdline[index + 1])
         elif part.startswith("--config-path="):
             paths.append(part.partition("=")[2])
-    return [os.path.join(cwd, path) for path in paths]
+    return [os.path.normpath(os.path.join(cwd, path)) for path in paths]
 
 
 def _unit_of(pid: int) -> str:
@@ -415,7 +429,7 @@ def _named_files(config: Any, cwd: str) -> dict[str, str]:
             for item in value:
                 walk(key, item)
         elif isinstance(value, str) and PATH_KEYS.search(key) and key not in NOT_READ:
-            _read_into(files, os.path.join(cwd, value))
+            _read_into(files, os.path.normpath(os.path.join(cwd, value)))
 
     walk("", config)
     return files
@@ -425,6 +439,11 @@ def _read_into(files: dict[str, str], path: str) -> None:
     if os.path.isfile(path) and os.path.getsize(path) <= MAX_FILE:
         with open(path, encoding="utf-8", errors="replace") as handle:
             files[path] = handle.read()
+
+
+def _sha256(path: str) -> str:
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
 def _nginx_files() -> dict[str, str]:
@@ -449,9 +468,9 @@ def _python(python: str, program: str, cwd: str | None = None) -> str:
 
 
 def _address() -> str:
-    master = __opts__.get("master_ip") or __opts__["master"]  # type: ignore[name-defined]
-    family = socket.AF_INET6 if ":" in str(master) else socket.AF_INET
+    master = master_address()
+    family = socket.AF_INET6 if ":" in master else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
         # No packet is sent: the kernel only chooses the source address.
-        probe.connect((str(master), 4506))
+        probe.connect((master, 4506))
         return str(probe.getsockname()[0])

@@ -252,6 +252,7 @@ def mark(
         )
     if quiet:
         _alone(at, manifest["database"], quiet, timeout)
+    __salt__["synapse_upgrade.refuse_pending"](_schema(at, manifest["database"]))
     there = __salt__["pgcluster.connection"](at, manifest["database"])
     fingerprint = __salt__["synapse_fingerprint.take"](there)
     point = _point(directory, name, at, timeout)

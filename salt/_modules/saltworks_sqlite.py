@@ -61,6 +61,8 @@ def take(
     known = __salt__["pgcluster.read_json"](f"{directory}/{name}.json")
     if known and known["source"] == source and _moved(known["schema"], schema):
         return {**known, "changed": False}
+    if not live:
+        __salt__["synapse_upgrade.refuse_pending"](schema)
     started = time.monotonic()
     os.makedirs(directory, mode=0o711, exist_ok=True)
     os.chmod(directory, 0o711)
@@ -164,6 +166,16 @@ def restore(name: str, directory: str, source: str | None = None) -> dict[str, A
         done = {"failed": failed, "done": manifest["when"]}
         __salt__["pgcluster.write_json"](path, done)
     return {"changed": True, "failed": failed, "seconds": round(time.monotonic() - started, 2)}
+
+
+def moved_on(name: str, directory: str) -> bool:
+    """Whether there is a copy, and its source has left the copy's schema since.
+
+    :param name: of the copy.
+    :param directory: the backup's folder.
+    """
+    manifest = __salt__["pgcluster.read_json"](f"{directory}/{name}.json")
+    return bool(manifest) and _moved(manifest["schema"], _schema(manifest["source"]))
 
 
 def release(directory: str, keep: bool = True) -> dict[str, Any]:

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from saltworks import adopt, clustermap, plan
+from saltworks import adopt, clustermap, plan, releases
 from saltworks.errors import Problem, Refused
 from saltworks.loaders import refusing
 from saltworks.minions import Machines
 from saltworks.tree import Tree
 
-#: The release that M1 goes to, with its lock in formulas/synapse/files/releases.
-TARGET = "1.163.2"
-
 
 @refusing
 def homeserver(
-    minion: str, unit: str | None = None, accepted: Sequence[str] = (), overwrite: bool = False
+    minion: str,
+    unit: str | None = None,
+    accepted: Sequence[str] = (),
+    overwrite: bool = False,
+    release: str | None = None,
 ) -> str:
     """Judge every key of the server on a minion; write the map and the secrets.
 
@@ -27,6 +29,8 @@ def homeserver(
     :param unit: its systemd unit, when more than one Synapse runs there.
     :param accepted: keys you agree to lose.
     :param overwrite: write over a cluster map that is there already.
+    :param release: the version that M1 goes to; the newest one with a lock in
+        formulas/synapse/files/releases when nothing is said.
     :returns: the report; with problems nothing is written and the run fails.
 
     CLI Example:
@@ -49,15 +53,17 @@ def homeserver(
         )
     machines = Machines(__opts__)
     machines.call(minion, "saltutil.sync_all", timeout=120)
+    target = releases.target(house.root, release)
     arguments = [unit] if unit else []
     found = machines.call_unrecorded(minion, "homeserver.read", *arguments, timeout=120)
     facts = machines.call(minion, "synapse_db.facts", found["config_path"], timeout=60)
     if facts["engine"] == "postgresql":
         found["postgresql_version"] = facts["server_version"]
-    lock = house.root / "formulas" / "synapse" / "files" / "releases" / f"{TARGET}.txt"
+    found["master"] = _master(machines, minion, house.master_minion.removesuffix("_master"))
+    lock = releases.lock(house.root, target)
     adoption = adopt.judge(
         found,
-        TARGET,
+        target,
         accepted=tuple(accepted),
         available_modules=adopt.requirements(lock.read_text(encoding="utf-8")),
     )
@@ -70,6 +76,26 @@ def homeserver(
     temporary.write_text(adopt.dump_map(adoption.cluster_map), encoding="utf-8")
     os.replace(temporary, house.map_path)
     return f"{report}\nwritten: {house.map_path} and {house.vault.path}"
+
+
+def _master(machines: Machines, minion: str, name: str) -> dict[str, Any]:
+    """The master's own machine, for the mapping ``found``.
+
+    :param minion: the machine that is adopted; the address by which it reaches the master
+        is the one that counts, whatever the master's own minion calls its master.
+    :param name: id of the master without the suffix that Salt gives it.
+    """
+    if name not in machines.accepted():
+        return {"minion": name, "accepted": False}
+    addresses: list[str] = []
+    for function in ("network.ip_addrs", "network.ip_addrs6"):
+        addresses += machines.call(name, function, timeout=30)
+    return {
+        "minion": name,
+        "accepted": True,
+        "addresses": addresses,
+        "reached_by": machines.call(minion, "homeserver.master_address", timeout=30),
+    }
 
 
 def _transfer_keys(names: Iterable[str]) -> dict[str, str]:

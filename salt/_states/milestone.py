@@ -12,6 +12,9 @@ from salt.exceptions import SaltException
 
 __virtualname__ = "milestone"
 
+#: What ``placement.put`` records.
+PLACES = ("synapse", "front", "managed", "retired")
+
 
 def __virtual__() -> str:
     return __virtualname__
@@ -37,6 +40,30 @@ def begun(name: str) -> dict[str, Any]:
     if __opts__["test"]:  # type: ignore[name-defined]
         return _ret(name, None, f"{name.upper()} would begin")
     return _acting(name, "milestone.begin", {"milestone": {"old": "", "new": "running"}})
+
+
+def placed(name: str, **places: Any) -> dict[str, Any]:
+    """The record says where something is from now on; the plan follows it.
+
+    :param name: for the report only.
+    :param places: as ``placement.put`` takes them.
+    """
+    wanted = {key: value for key, value in places.items() if key in PLACES}
+    now, failed = _run("placement.show")
+    if failed:
+        return _ret(name, False, str(now))
+    changes = {
+        key: {"old": now.get(key), "new": value}
+        for key, value in wanted.items()
+        if now.get(key) != value
+    }
+    if not changes:
+        return _ret(name, True, "recorded already")
+    if __opts__["test"]:  # type: ignore[name-defined]
+        return {**_ret(name, None, "would be recorded"), "changes": changes}
+    answer, failed = _run("placement.put", **wanted)
+    words = str(answer) if failed else "recorded"
+    return {**_ret(name, not failed, words), "changes": {} if failed else changes}
 
 
 def achieved(name: str) -> dict[str, Any]:
@@ -66,25 +93,28 @@ def disarmed(name: str) -> dict[str, Any]:
 
 def _reading(name: str, function: str) -> dict[str, Any]:
     answer, failed = _run(function, name)
-    return _ret(name, not failed, answer)
+    return _ret(name, not failed, str(answer))
 
 
 def _acting(name: str, function: str, changes: dict[str, Any]) -> dict[str, Any]:
     answer, failed = _run(function, name)
-    return {**_ret(name, not failed, answer), "changes": {} if failed else changes}
+    return {**_ret(name, not failed, str(answer)), "changes": {} if failed else changes}
 
 
-def _run(function: str, name: str) -> tuple[str, bool]:
+def _run(function: str, *args: Any, **kwargs: Any) -> tuple[Any, bool]:
     try:
-        out = __salt__["saltutil.runner"](function, arg=[name], full_return=True)  # type: ignore[name-defined]
+        out = __salt__["saltutil.runner"](  # type: ignore[name-defined]
+            function, arg=list(args), kwarg=kwargs, full_return=True
+        )
     except SaltException as error:
         return str(error), True
     # A runner that raised has success False; one that is missing answers a string.
-    failed = not isinstance(out, dict) or not out.get("success", False)
-    answer = out.get("return") if isinstance(out, dict) else out
+    if not isinstance(out, dict) or "return" not in out:
+        return str(out), True
+    answer = out["return"]
     if isinstance(answer, dict) and answer.get("retcode"):
         return str(answer["data"]), True
-    return (answer if isinstance(answer, str) else str(answer)), failed
+    return answer, not out.get("success", False)
 
 
 def _ret(name: str, result: bool | None, comment: str) -> dict[str, Any]:

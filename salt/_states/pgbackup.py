@@ -115,9 +115,12 @@ def restored(name: str, directory: str, cluster: Any = None) -> dict[str, Any]:
     :param directory: the backup's folder.
     :param cluster: see ``pgcluster.locate``.
     """
-    if __opts__["test"]:
-        return _ret(name, None, f"the database would be put back to the mark {name}")
     try:
+        state = __salt__["pgbackup.status"](directory, cluster)
+        if not state["manifest"] or not __salt__["pgbackup.moved_on"](directory, cluster):
+            return _ret(name, True, "the database has not left the schema of the backup")
+        if __opts__["test"]:
+            return _ret(name, None, f"the database would be put back to the mark {name}")
         done = __salt__["pgbackup.restore"](name, directory, cluster)
     except CommandExecutionError as problem:
         return _ret(name, False, str(problem))

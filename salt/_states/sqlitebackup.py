@@ -64,9 +64,11 @@ def restored(name: str, directory: str, source: str | None = None) -> dict[str, 
     :param directory: the backup's folder.
     :param source: where to, if not where it was taken from.
     """
-    if __opts__["test"]:
-        return _ret(name, None, f"{directory}/{name}.db would be put in place")
     try:
+        if not __salt__["sqlitebackup.moved_on"](name, directory):
+            return _ret(name, True, "the database has not left the schema of the copy")
+        if __opts__["test"]:
+            return _ret(name, None, f"{directory}/{name}.db would be put in place")
         done = __salt__["sqlitebackup.restore"](name, directory, source)
     except CommandExecutionError as problem:
         return _ret(name, False, str(problem))

@@ -9,11 +9,12 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from saltworks import releases
 
 from tests.lab.driver import PROJECT, Lab
 from tests.render import trees
 
-RELEASE_LOCK = PROJECT / "formulas/synapse/files/releases/1.163.2.txt"
+RELEASE_LOCK = releases.lock(PROJECT, releases.target(PROJECT))
 
 
 @pytest.fixture(scope="session")

@@ -263,6 +263,7 @@ def _legacy_slice(cmap: Map, placement: Placement, minion: str, secret: Secrets)
             "config_path": found["config_path"],
             "user": found["user"],
             "group": found["group"],
+            "version": cmap["releases"]["synapse"],
             "database": dict(cmap["synapse"]["database"]),
             "backup": {"directory": cmap["backup"]["directory"]},
             "background_updates": cmap.get("upgrade", {}).get("background_updates"),
@@ -430,5 +431,14 @@ def _relocate(config: dict[str, Any], row: Mapping[str, Any], address: str) -> N
     value = str(node[last])
     if "://" in value:
         node[last] = urlunsplit(urlsplit(value)._replace(netloc=f"{address}:{port}"))
+    elif isinstance(node, list):
+        # Beside an entry of a list there is no place for its port.
+        node[last] = f"{address}:{port}"
     else:
         node[last] = address
+        node[port_key(last)] = port
+
+
+def port_key(host_key: str) -> str:
+    """The key that holds the port of a bare host: ``smtp_port`` beside ``smtp_host``."""
+    return f"{host_key.removesuffix('host')}port" if host_key.endswith("host") else "port"

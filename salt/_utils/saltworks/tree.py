@@ -14,7 +14,7 @@ from typing import Any
 import salt.cache
 import yaml
 
-from . import bank, clustermap, milestone, plan
+from . import bank, clustermap, milestone, plan, releases
 from .errors import Problem, Refused
 from .vault import Vault
 
@@ -35,6 +35,8 @@ class Tree:
             Path(opts.get("gpg_keydir") or Path(opts["config_dir"]) / "gpgkeys"),
         )
         self.store = salt.cache.Cache(opts)
+        #: Where the builder puts releases; served as ``salt://releases``.
+        self.artifacts = Path(plan.ARTIFACTS_DIR)
         #: Id under which an orchestration's own pillar is compiled.
         self.master_minion = f"{opts['id'].removesuffix('_master')}_master"
 
@@ -97,15 +99,24 @@ class Tree:
         return plan.Placement.recorded(cmap, bank.read(self.store, "placement"))
 
     def artifact(self, cmap: clustermap.Map) -> dict[str, str] | None:
-        """Source and hash of the built release, None until it is built."""
-        folder = Path(plan.ARTIFACTS_DIR)
+        """Source and hash of the release built from today's lock, None until it is built.
+
+        Archives of earlier locks of the same version may lie beside it.
+        """
         version = cmap["releases"]["synapse"]
-        for checksum in sorted(folder.glob(f"synapse-{version}-*.tar.gz.sha256")):
-            digest = checksum.read_text(encoding="ascii").split()[0]
-            return {
-                "source": f"salt://releases/{checksum.name.removesuffix('.sha256')}",
-                "source_hash": f"sha256={digest}",
-            }
+        lock = releases.lock(self.root, version)
+        if not lock.exists():
+            return None
+        name = releases.archive_pattern(version, lock.read_bytes())
+        for checksum in sorted(self.artifacts.glob(f"{name}.sha256")):
+            words = checksum.read_text(encoding="ascii").split()
+            archive = checksum.with_suffix("")
+            # The builder writes the hash last; one without both is a build that was cut.
+            if words and archive.exists():
+                return {
+                    "source": f"salt://releases/{archive.name}",
+                    "source_hash": f"sha256={words[0]}",
+                }
         return None
 
     def slice(self, minion: str) -> dict[str, Any]:
@@ -125,11 +136,17 @@ class Tree:
     def master_slice(self) -> dict[str, Any]:
         """What orchestrations loop over: who has which role, what is achieved. No secret."""
         record = bank.read(self.store, "milestones")
-        cmap = self.map()
-        if cmap is None:
-            return {"saltworks": {"adopted": False}}
-        placement = self.placement(cmap)
         roles = ("legacy", "master", "proxy", "synapse")
+        try:
+            cmap = self.map()
+        except Refused:
+            # The precheck says what is wrong, and nothing else is done before it.
+            cmap = None
+        if cmap is None:
+            nobody = dict.fromkeys(roles, "")
+            nothing = dict.fromkeys(milestone.ORDER, False)
+            return {"saltworks": {"adopted": False, "machines": nobody, "achieved": nothing}}
+        placement = self.placement(cmap)
         return {
             "saltworks": {
                 "adopted": True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,10 +31,11 @@ class Pushed:
 
 
 def listed(project: Path = PROJECT) -> list[str]:
-    """Files of the work tree: tracked, and untracked but not ignored."""
+    """Files and links of the work tree: tracked, and untracked but not ignored."""
     command = ["git", "-c", "safe.directory=*", "-C", str(project), "ls-files"]
     out = host([*command, "-z", "--cached", "--others", "--exclude-standard"]).stdout
-    return sorted({name for name in out.split("\0") if name and (project / name).is_file()})
+    present = {name for name in out.split("\0") if name and os.path.lexists(project / name)}
+    return sorted(present)
 
 
 def rules(names: list[str], kept: list[str]) -> str:
@@ -66,6 +68,8 @@ def push(machine: Machine, project: Path = PROJECT) -> Pushed:
         options += ["--chown=root:root", "--chmod=D755,Fgo-w", "--out-format=%n"]
         changed = machine.sync(project, TARGET, options)
     changed = [line.removeprefix("deleting ") for line in changed if not line.endswith("/")]
+    # The master's own compiled copies go too, but are no change of the tree.
+    changed = [line for line in changed if "/__pycache__/" not in line]
     source = f"{TARGET}/salt/master.d"
     command = f"test -d {source} || exit 0; rsync -rc --delete --include='*.conf' --exclude='*' "
     command += f"--out-format=salt/master.d/%n {source}/ /etc/salt/master.d/"

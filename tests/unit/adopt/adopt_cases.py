@@ -55,6 +55,12 @@ FOUND: dict[str, Any] = {
             "server { listen 80; listen 443 ssl; server_name www.lale.test; root /var/www; }\n"
         ),
     },
+    "master": {
+        "minion": "salt",
+        "accepted": True,
+        "addresses": ["198.18.0.2"],
+        "reached_by": "198.18.0.2",
+    },
     "installed_modules": ["matrix-synapse", "matrix-synapse-ldap3"],
 }
 

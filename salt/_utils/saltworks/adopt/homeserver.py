@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from .. import plan
 from . import database, listeners, modules, nginx, outside, stated
 from .model import Adoption
 from .reading import read
@@ -204,6 +205,8 @@ def _cluster_map(work: Work) -> dict[str, Any]:
     }
     if at:
         legacy["listener"] = {"address": at[0], "port": at[1]}
+    hashes = found.get("config_sha256") or {}
+    legacy["config_sha256"] = {path: hashes[path] for path in work.reading.files if path in hashes}
     if work.accepted:
         legacy["accepted_losses"] = sorted(work.accepted)
     synapse: dict[str, Any] = {"settings": work.settings}
@@ -223,13 +226,43 @@ def _cluster_map(work: Work) -> dict[str, Any]:
         "public": public,
         "releases": {"synapse": work.target},
         "machines": {
-            str(found["minion"]): {"role": "legacy", "address": str(found.get("address") or "")}
+            **_master(work),
+            str(found["minion"]): {"role": "legacy", "address": str(found.get("address") or "")},
         },
         "legacy": legacy,
         "synapse": synapse,
         "build": {},
         "backup": {"directory": BACKUP_DIRECTORY},
     }
+
+
+def _master(work: Work) -> dict[str, dict[str, str]]:
+    """The master's own machine, on which releases are built."""
+    master = work.found.get("master") or {}
+    name, address = str(master.get("minion") or ""), str(master.get("reached_by") or "")
+    place = f"master {name}".strip()
+    if not master.get("accepted"):
+        work.refuse(
+            place, "no minion of the master's id is accepted, and releases are built on the master",
+            f"start a salt-minion on the master (id: {name or 'as the master'}), run "
+            f"salt-key -a {name or '<id>'}, then adopt again",
+        )
+    elif name == str(work.found["minion"]):
+        work.refuse(
+            place, "the master runs on the machine of the server that is adopted",
+            "give the master a machine of its own",
+        )
+    elif address not in (master.get("addresses") or []):
+        have = ", ".join(map(str, master.get("addresses") or [])) or "none"
+        work.refuse(
+            place, f"{work.found['minion']} reaches its master by {address or 'no address'}, which "
+            f"the machine with the minion {name} does not have (it has: {have})",
+            "let the minion of that id run on the master itself, and minions name one of its "
+            "addresses as their master",
+        )
+    else:
+        return {name: {"role": "master", "address": address}}
+    return {}
 
 
 def _client_ports(work: Work) -> set[int]:
@@ -249,17 +282,25 @@ def _loopback(work: Work) -> list[dict[str, Any]]:
     rows = []
     for row in work.loopback:
         port = row["port"] or _sibling_port(work, row["path"])
+        if not isinstance(port, int):
+            work.warn(
+                row["path"], f"it names {row['host']} without a port, so M2 cannot relay it",
+                f"write the port beside it, as {plan.port_key(row['path'].rpartition('.')[2])}",
+            )
+            continue
         entry = {"path": row["path"], "host": row["host"], "port": port}
-        if isinstance(port, int) and entry not in rows:
+        if entry not in rows:
             rows.append(entry)
     return rows
 
 
 def _sibling_port(work: Work, path: str) -> Any:
     node: Any = {**work.settings, "modules": work.modules}
-    for step in path.split(".")[:-1]:
+    *steps, last = path.split(".")
+    for step in steps:
         node = node[int(step)] if isinstance(node, list) else node.get(step, {})
-    return node.get("port") if isinstance(node, dict) else None
+    port = node.get(plan.port_key(last)) if isinstance(node, dict) else None
+    return int(port) if isinstance(port, str) and port.isdecimal() else port
 
 
 def _outcome(work: Work, cluster_map: dict[str, Any]) -> Adoption:

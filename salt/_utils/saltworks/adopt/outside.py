@@ -6,7 +6,7 @@ from typing import Any
 
 from .rules import needs_extra, rule
 from .sections import keep, ordinary, put
-from .values import Lost, carry_path
+from .values import LOOPBACK, Lost, carry_path
 from .work import Work
 
 
@@ -42,11 +42,12 @@ def _mail_server(work: Work, value: dict[str, Any]) -> None:
     for name, default in (("smtp_host", "localhost"), ("smtp_port", 25)):
         if name not in value:
             put(work, ("email", name), default)
-    if str(value.get("smtp_host", "localhost")) in ("localhost", "127.0.0.1", "::1"):
-        port = value.get("smtp_port", 25)
-        row = {"path": "email.smtp_host", "host": "127.0.0.1", "port": port}
-        if isinstance(port, int) and row not in work.loopback:
-            work.loopback.append(row)
+    host = str(value.get("smtp_host", "localhost"))
+    if LOOPBACK.match(host):
+        # By its name the mail server may be reached on either family; a relay needs one address.
+        numeric = host if host.startswith("127.") else "127.0.0.1"
+        # The port is taken from the settings, where its key stands beside the host's.
+        work.loopback.append({"path": "email.smtp_host", "host": numeric, "port": None})
         if "smtp_host" in value:
             put(work, ("email", "smtp_host"), value["smtp_host"])
             work.say(("email", "smtp_host"), "kept", "same meaning; noted as a loopback address")

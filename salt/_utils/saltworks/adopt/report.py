@@ -108,7 +108,6 @@ _COMMENTS = {
 _EXAMPLE = """\
 # For M2, add the machines to come under `machines:` (ids of accepted minions):
 #   machines:
-#     salt: {role: master, address: 192.0.2.2}
 #     synapse: {role: synapse, address: 192.0.2.12}
 #     proxy: {role: proxy, address: 192.0.2.11}
 """

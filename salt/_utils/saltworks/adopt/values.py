@@ -170,9 +170,7 @@ def _note_loopback(work: Work, target: Path, key: str, value: str) -> None:
             host, port = parts.hostname or "", parts.port or PORTS.get(parts.scheme)
         except ValueError:
             return
-    elif key in ("host", "hostname", "server", "smtp_host"):
-        port = {"smtp_host": 25}.get(key)
-    else:
+    elif key not in ("host", "hostname", "server"):
         return
     if LOOPBACK.match(host):
         work.loopback.append({"path": ".".join(map(str, target)), "host": host, "port": port})

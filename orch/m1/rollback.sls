@@ -1,0 +1,13 @@
+# Back to the server as found, as long as nobody has written to the new release.
+m1-back:
+  salt.state:
+    - tgt: {{ pillar.saltworks.machines.legacy }}
+    - sls: roles.legacy.upgrade.back
+    - queue: true
+    - timeout: 7200
+
+m1-recorded-back:
+  milestone.rolled_back:
+    - name: m1
+    - require:
+        - salt: m1-back

@@ -1,0 +1,193 @@
+"""What speaks against a milestone: ``salt-run precheck.milestone m1``. Only reads."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import salt.version
+import yaml
+from saltworks import bank, milestone, precheck, precheck_facts, precheck_found
+from saltworks.errors import Problem, Refused
+from saltworks.loaders import refusing
+from saltworks.minions import MachineError, Machines
+from saltworks.tree import Tree
+
+__opts__: dict[str, Any]
+
+#: Bounds in seconds: for a ping, and for each question to a machine.
+PING_SECONDS, ASK_SECONDS = 5, 45
+
+#: At once; the questions to one machine are few.
+THREADS = 6
+
+#: Of Synapse's database when homeserver.yaml names no port.
+POSTGRESQL_PORT = 5432
+
+__func_alias__ = {"check": "milestone"}
+
+
+@refusing
+def check(name: str) -> str:
+    """Gather what a milestone depends on and judge it; nothing is changed.
+
+    :param name: the milestone, such as ``m1``.
+    :returns: what was checked, and what is worth knowing.
+    :raises saltworks.errors.Refused: with everything that speaks against it, at once.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run precheck.milestone m1
+    """
+    if name not in precheck_facts.NEEDS:
+        known = ", ".join(precheck_facts.NEEDS)
+        raise Refused(name, [Problem("milestone", f"{name} is none", f"name one of {known}")])
+    facts = _gathered(name, Tree.of(__opts__))
+    survey = precheck.survey(name, facts)
+    if survey.problems:
+        raise Refused(name.upper(), survey.problems)
+    machines = ", ".join(sorted(facts.machines))
+    said = f"{name.upper()}: {survey.checks} checks on {machines}: nothing speaks against it"
+    return "\n".join([said, *(f"  - {note}" for note in survey.notes)])
+
+
+def _gathered(name: str, house: Tree) -> precheck_facts.Facts:
+    unreadable: list[Problem] = []
+    try:
+        cmap = house.raw_map()
+    except Refused as refusal:
+        cmap, unreadable = None, list(refusal.problems)
+    try:
+        secrets = house.vault.names()
+    except yaml.YAMLError as error:
+        secrets = []
+        unreadable.append(
+            Problem(str(house.vault.path), f"is no YAML: {error}", "correct that line")
+        )
+    machines = Machines(__opts__)
+    facts = precheck_facts.Facts(
+        cmap=cmap,
+        schema=house.schema(),
+        secrets=secrets,
+        accepted=machines.accepted(),
+        record=bank.read(house.store, "milestones"),
+        placement=bank.read(house.store, "placement"),
+        master_salt=salt.version.__version__,
+        unreadable=unreadable,
+    )
+    if isinstance(cmap, Mapping) and precheck_facts.text(cmap, "releases", "synapse"):
+        facts = replace(facts, built=house.artifact(cmap) is not None)
+    asked = {
+        machine: words
+        for machine, words in precheck_facts.questions(name, facts).items()
+        if machine in facts.accepted
+    }
+    there = machines.answering(sorted(asked), PING_SECONDS) if asked else set()
+    answers: dict[str, Any] = {
+        machine: {"error": f"does not answer within {PING_SECONDS} s"}
+        for machine in asked
+        if machine not in there
+    }
+    with ThreadPoolExecutor(THREADS) as pool:
+        # A new release of these modules must be there before they are asked.
+        list(pool.map(lambda machine: _told(machine, "saltutil.sync_modules"), sorted(there)))
+        waiting = {
+            machine: pool.submit(_machine, machine, asked[machine]) for machine in sorted(there)
+        }
+        found = pool.submit(_found, name, facts, there)
+        answers.update({machine: future.result() for machine, future in waiting.items()})
+        return replace(facts, machines=answers, **found.result())
+
+
+def _machine(machine: str, words: Mapping[str, Any]) -> dict[str, Any]:
+    asked = time.time()
+    answer = _told(machine, "machine_facts.read", **words)
+    return (
+        answer
+        if "error" in answer
+        else {"facts": answer["is"], "asked": asked, "answered": time.time()}
+    )
+
+
+def _found(name: str, facts: precheck_facts.Facts, there: set[str]) -> dict[str, Any]:
+    """The found server's database and its way back, where the milestone upgrades it."""
+    legacy = precheck_facts.of_role(facts.cmap, "legacy")
+    config = precheck_facts.text(facts.cmap, "legacy", "config_path")
+    if (
+        not precheck_facts.NEEDS[name].upgrades
+        or milestone.is_achieved(facts.record, name)
+        or precheck_facts.is_managed(facts)
+        or legacy not in there
+        or config is None
+    ):
+        return {}
+    assert legacy is not None
+    with ThreadPoolExecutor(2) as pool:
+        database = pool.submit(_told, legacy, "synapse_db.facts", config)
+        backup = pool.submit(_backup, name, facts, legacy)
+        told, way_back = database.result(), backup.result()
+    if "error" in told:
+        return {"database": told, "backup": way_back}
+    return {
+        "database": told["is"],
+        "backup": way_back,
+        "migration": _migration(facts, legacy, int(told["is"]["events"]), way_back),
+    }
+
+
+def _backup(name: str, facts: precheck_facts.Facts, legacy: str) -> dict[str, Any]:
+    directory = precheck_facts.text(facts.cmap, "backup", "directory")
+    engine = precheck_facts.text(facts.cmap, "synapse", "database", "engine")
+    if directory is None or engine is None:
+        return {}
+    kept = f"{directory}/{name}" if engine == "sqlite3" else directory
+    prefix = f"{kept}." if engine == "sqlite3" else f"{kept}/"
+    manifest = f"{kept}.json" if engine == "sqlite3" else f"{kept}/manifest.json"
+    record = _told(legacy, "pgcluster.read_json", manifest).get("is") or {}
+    proof = _told(legacy, "pgcluster.read_json", f"{prefix}proof.json").get("is") or {}
+    row: dict[str, Any] = {
+        "stands": bool(record),
+        "schema": (record.get("schema") or {}).get("version"),
+        "rehearsed": (proof.get("rehearsal") or {}).get("seconds"),
+    }
+    if engine == "sqlite3":
+        return row
+    database = precheck_facts.text(facts.cmap, "synapse", "database", "name") or "synapse"
+    port = precheck_facts.get(facts.cmap, "synapse", "database", "port") or POSTGRESQL_PORT
+    cluster = {"port": port}
+    if record:
+        standing = _told(legacy, "pgbackup.standing", directory, database, cluster)
+        if "error" in standing:
+            return {**row, **standing}
+        row["stands"] = not standing["is"][1]
+    if not row["stands"]:
+        checked = _told(legacy, "pgbackup.check", directory, database, cluster)
+        if "error" in checked:
+            return {**row, **checked}
+        row["problems"] = checked["is"]
+    return row
+
+
+def _migration(
+    facts: precheck_facts.Facts, legacy: str, events: int, backup: Mapping[str, Any]
+) -> dict[str, Any] | None:
+    rehearsed = backup.get("rehearsed")
+    seconds = rehearsed if rehearsed is not None else precheck_found.estimate(events)
+    choice = precheck_facts.get(facts.cmap, "upgrade", "background_updates")
+    answer = _told(legacy, "synapse_db.migration_plan", seconds, events, choice=choice)
+    # Only an unknown choice is refused there, and the map's schema says that already.
+    return None if "error" in answer else {**answer["is"], "rehearsed": rehearsed}
+
+
+def _told(machine: str, function: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """``{"is": answer}``, or ``{"error": text}``; each thread has a client of its own."""
+    try:
+        machines = Machines(__opts__)
+        return {"is": machines.call(machine, function, *args, timeout=ASK_SECONDS, **kwargs)}
+    except MachineError as error:
+        return {"error": str(error)}

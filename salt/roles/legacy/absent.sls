@@ -1,0 +1,5 @@
+include:
+  - nginx.absent
+  - relay.absent
+  - synapse.absent
+  - transfer.absent

@@ -1,0 +1,3 @@
+include:
+  - synapse.absent
+  - transfer.absent

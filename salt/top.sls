@@ -1,0 +1,7 @@
+# Each machine has one role, and the plan says which formulas that means today.
+base:
+{%- for role in ('legacy', 'master', 'proxy', 'synapse') %}
+  'saltworks:role:{{ role }}':
+    - match: pillar
+    - roles.{{ role }}
+{%- endfor %}
