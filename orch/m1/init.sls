@@ -1,10 +1,7 @@
 # salt-run state.orchestrate orch.m1
-{%- if pillar.saltworks.achieved.m1 %}
 include:
   - orch.m1.apply
-{%- else %}
-include:
-  - orch.m1.apply
+{%- if not pillar.saltworks.achieved.m1 %}
   - orch.m1.verify
 
 extend:

@@ -63,12 +63,14 @@ def read_(unit: str | None = None) -> dict[str, Any]:
     files = dict(configs)
     files.update(_named_files(merged, process["cwd"]))
     nginx = _nginx_files()
+    address, master_address = _addresses()
     for text in nginx.values():
         for path in re.findall(r"^\s*ssl_certificate(?:_key)?\s+([^;\s]+);", text, re.M):
             _read_into(files, path)
     return {
         "minion": __grains__["id"],  # type: ignore[name-defined]
-        "address": _address(),
+        "address": address,
+        "master_address": master_address,
         "unit": process["unit"],
         "exec_start": " ".join(process["cmdline"]),
         "user": process["user"],
@@ -94,18 +96,6 @@ def read_(unit: str | None = None) -> dict[str, Any]:
             )
         ),
     }
-
-
-def master_address() -> str:
-    """The address by which this machine reaches its master.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt legacy homeserver.master_address
-    """
-    return str(__opts__.get("master_ip") or __opts__["master"])  # type: ignore[name-defined]
 
 
 def healthy(url: str, timeout: float = 30) -> dict[str, Any]:
@@ -139,117 +129,6 @@ def healthy(url: str, timeout: float = 30) -> dict[str, Any]:
         f"Synapse at {url} did not answer /health within {timeout:.0f} s (last: {last}); "
         "see journalctl -u synapse"
     )
-
-
-def vacate(
-    service: str,
-    ports: list[int],
-    drain_timeout: float = 10,
-    handover: dict[str, str] | None = None,
-) -> dict[str, Any]:
-    """Let the requests in flight end, then stop Synapse here for good.
-
-    The front door must be closed before. Done twice, the second does nothing.
-
-    :param service: unit name without suffix.
-    :param ports: ports whose established connections are requests in flight.
-    :param drain_timeout: bound in seconds for those requests.
-    :param handover: ``{"source": SQLite file, "directory": where its copy goes}``.
-    :returns: the seconds each part took.
-    :raises CommandExecutionError: when requests did not end; nothing was stopped.
-    """
-    taken: dict[str, Any] = {}
-    was_running = __salt__["service.status"](service)  # type: ignore[name-defined]
-    if was_running:
-        taken["drain"] = __salt__["door.drain"](ports, timeout=drain_timeout)  # type: ignore[name-defined]
-    begun = time.monotonic()
-    _systemctl("disable", "--now", "--quiet", f"{service}.service")
-    taken["stop_seconds"] = round(time.monotonic() - begun, 3)
-    if handover:
-        taken["handover_seconds"] = _hand_over(**handover)
-    return taken
-
-
-def arrive(
-    service: str,
-    url: str,
-    pulls: list[dict[str, str]],
-    handover: dict[str, str] | None = None,
-    timeout: float = 60,
-) -> dict[str, Any]:
-    """Fetch what is still missing and start Synapse here. Twice: nothing more.
-
-    :param service: unit name without suffix.
-    :param url: base URL that must answer afterwards.
-    :param pulls: arguments of :func:`pull`, one mapping a tree.
-    :param handover: ``{"source": fetched SQLite file, "destination": where it lives,
-        "user": its owner}``; put in place only if Synapse has never run here.
-    :param timeout: bound in seconds for its first answer.
-    """
-    taken: dict[str, Any] = {}
-    if not __salt__["service.status"](service):  # type: ignore[name-defined]
-        begun = time.monotonic()
-        for row in pulls:
-            pull(**row)
-        if handover and not os.path.exists(handover["destination"]):
-            _take_over(**handover)
-        taken["pull_seconds"] = round(time.monotonic() - begun, 3)
-        begun = time.monotonic()
-        _systemctl("start", f"{service}.service")
-        taken["start_seconds"] = round(time.monotonic() - begun, 3)
-    taken["healthy"] = healthy(url, timeout)
-    _systemctl("enable", "--quiet", f"{service}.service")
-    return taken
-
-
-def pull(
-    source: str, destination: str, host: str, key: str, user: str, timeout: float = 3600
-) -> dict[str, Any]:
-    """Copy a tree from another machine over ssh; what is here already is not sent again.
-
-    The key opens nothing but this tree, read only (``rrsync`` on the other side).
-
-    :param source: the tree there, for messages; the key decides what is readable.
-    :param destination: the folder here.
-    :param host: address of the other machine.
-    :param key: path of the private key.
-    :param user: who owns the copy.
-    :param timeout: bound in seconds.
-    :raises CommandExecutionError: when rsync fails; run it again, it goes on.
-    """
-    os.makedirs(destination, exist_ok=True)
-    begun = time.monotonic()
-    ssh = (
-        f"ssh -i {key} -o BatchMode=yes -o ConnectTimeout=10 -o StrictHostKeyChecking=yes "
-        "-o UserKnownHostsFile=/etc/saltworks/known_hosts"
-    )
-    done = subprocess.run(
-        [
-            "rsync",
-            "-a",
-            "--stats",
-            f"--chown={user}:{user}",
-            "-e",
-            ssh,
-            f"root@{host}:/",
-            f"{destination.rstrip('/')}/",
-        ],
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
-    # 24: a file vanished while it was copied, which a live tree may do.
-    if done.returncode not in (0, 24):
-        raise CommandExecutionError(
-            f"copying {source} from {host} failed (rsync exit {done.returncode}): "
-            f"{done.stderr.strip()[-500:]}; run the milestone again, it goes on where it was"
-        )
-    sent = re.search(r"Number of regular files transferred: ([\d,]+)", done.stdout)
-    return {
-        "seconds": round(time.monotonic() - begun, 3),
-        "files": int(sent.group(1).replace(",", "")) if sent else 0,
-    }
 
 
 def audit(services: list[str], ports: list[int]) -> dict[str, Any]:
@@ -296,42 +175,10 @@ def _listener(line: str) -> dict[str, Any]:
     }
 
 
-def _systemctl(*args: str) -> None:
-    done = subprocess.run(
-        ["systemctl", *args], capture_output=True, text=True, timeout=120, check=False
-    )
-    if done.returncode:
-        raise CommandExecutionError(
-            f"systemctl {' '.join(args)} failed: {done.stderr.strip()}; see journalctl -xe"
-        )
-
-
 def _json(*command: str) -> list[dict[str, Any]]:
     done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
     rows: list[dict[str, Any]] = json.loads(done.stdout or "[]")
     return rows
-
-
-def _hand_over(source: str, directory: str) -> float:
-    begun = time.monotonic()
-    os.makedirs(directory, mode=0o700, exist_ok=True)
-    copy = os.path.join(directory, "homeserver.db")
-    with sqlite3.connect(f"file:{source}?mode=ro", uri=True) as old, sqlite3.connect(copy) as new:
-        old.backup(new)
-    return round(time.monotonic() - begun, 3)
-
-
-def _take_over(source: str, destination: str, user: str) -> None:
-    temporary = f"{destination}.arriving"
-    with open(source, "rb") as old, open(temporary, "wb") as new:
-        while block := old.read(1 << 20):
-            new.write(block)
-        new.flush()
-        os.fsync(new.fileno())
-    entry = pwd.getpwnam(user)
-    os.chown(temporary, entry.pw_uid, entry.pw_gid)
-    os.chmod(temporary, 0o600)
-    os.replace(temporary, destination)
 
 
 def _the_main_process(unit: str | None) -> dict[str, Any]:
@@ -467,10 +314,11 @@ def _python(python: str, program: str, cwd: str | None = None) -> str:
     return done.stdout.strip()
 
 
-def _address() -> str:
-    master = master_address()
-    family = socket.AF_INET6 if ":" in master else socket.AF_INET
+def _addresses() -> tuple[str, str]:
+    """This machine's address as its master sees it, and its master's as it sees that."""
+    master = __opts__.get("master_ip") or __opts__["master"]  # type: ignore[name-defined]
+    family = socket.AF_INET6 if ":" in str(master) else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM) as probe:
         # No packet is sent: the kernel only chooses the source address.
-        probe.connect((master, 4506))
-        return str(probe.getsockname()[0])
+        probe.connect((str(master), 4506))
+        return str(probe.getsockname()[0]), str(probe.getpeername()[0])

@@ -51,15 +51,15 @@ def homeserver(
                 )
             ],
         )
+    target = releases.target(house.root, release)
     machines = Machines(__opts__)
     machines.call(minion, "saltutil.sync_all", timeout=120)
-    target = releases.target(house.root, release)
     arguments = [unit] if unit else []
     found = machines.call_unrecorded(minion, "homeserver.read", *arguments, timeout=120)
     facts = machines.call(minion, "synapse_db.facts", found["config_path"], timeout=60)
     if facts["engine"] == "postgresql":
         found["postgresql_version"] = facts["server_version"]
-    found["master"] = _master(machines, minion, house.master_minion.removesuffix("_master"))
+    found["master"] = _master(machines, house.master_minion.removesuffix("_master"))
     lock = releases.lock(house.root, target)
     adoption = adopt.judge(
         found,
@@ -78,11 +78,9 @@ def homeserver(
     return f"{report}\nwritten: {house.map_path} and {house.vault.path}"
 
 
-def _master(machines: Machines, minion: str, name: str) -> dict[str, Any]:
-    """The master's own machine, for the mapping ``found``.
+def _master(machines: Machines, name: str) -> dict[str, Any]:
+    """The minion on the master's own machine, for the mapping ``found``.
 
-    :param minion: the machine that is adopted; the address by which it reaches the master
-        is the one that counts, whatever the master's own minion calls its master.
     :param name: id of the master without the suffix that Salt gives it.
     """
     if name not in machines.accepted():
@@ -90,12 +88,7 @@ def _master(machines: Machines, minion: str, name: str) -> dict[str, Any]:
     addresses: list[str] = []
     for function in ("network.ip_addrs", "network.ip_addrs6"):
         addresses += machines.call(name, function, timeout=30)
-    return {
-        "minion": name,
-        "accepted": True,
-        "addresses": addresses,
-        "reached_by": machines.call(minion, "homeserver.master_address", timeout=30),
-    }
+    return {"minion": name, "accepted": True, "addresses": addresses}
 
 
 def _transfer_keys(names: Iterable[str]) -> dict[str, str]:

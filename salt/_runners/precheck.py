@@ -19,7 +19,7 @@ from saltworks.tree import Tree
 __opts__: dict[str, Any]
 
 #: Bounds in seconds: for a ping, and for each question to a machine.
-PING_SECONDS, ASK_SECONDS = 5, 45
+PING_SECONDS, ASK_SECONDS = 10, 45
 
 #: At once; the questions to one machine are few.
 THREADS = 6
@@ -95,7 +95,7 @@ def _gathered(name: str, house: Tree) -> precheck_facts.Facts:
     }
     with ThreadPoolExecutor(THREADS) as pool:
         # A new release of these modules must be there before they are asked.
-        list(pool.map(lambda machine: _told(machine, "saltutil.sync_modules"), sorted(there)))
+        list(pool.map(lambda machine: _told(machine, "saltutil.sync_all"), sorted(there)))
         waiting = {
             machine: pool.submit(_machine, machine, asked[machine]) for machine in sorted(there)
         }
@@ -149,7 +149,7 @@ def _backup(name: str, facts: precheck_facts.Facts, legacy: str) -> dict[str, An
     prefix = f"{kept}." if engine == "sqlite3" else f"{kept}/"
     manifest = f"{kept}.json" if engine == "sqlite3" else f"{kept}/manifest.json"
     record = _told(legacy, "pgcluster.read_json", manifest).get("is") or {}
-    proof = _told(legacy, "pgcluster.read_json", f"{prefix}proof.json").get("is") or {}
+    proof = (record and _told(legacy, "pgcluster.read_json", f"{prefix}proof.json").get("is")) or {}
     row: dict[str, Any] = {
         "stands": bool(record),
         "schema": (record.get("schema") or {}).get("version"),

@@ -13,7 +13,7 @@ from salt.exceptions import SaltException
 __virtualname__ = "milestone"
 
 #: What ``placement.put`` records.
-PLACES = ("synapse", "front", "managed", "retired")
+PLACES = ("front", "managed", "retired")
 
 
 def __virtual__() -> str:
@@ -64,6 +64,41 @@ def placed(name: str, **places: Any) -> dict[str, Any]:
     answer, failed = _run("placement.put", **wanted)
     words = str(answer) if failed else "recorded"
     return {**_ret(name, not failed, words), "changes": {} if failed else changes}
+
+
+def knows_host_key(name: str) -> dict[str, Any]:
+    """The ssh host key of the machine ``name`` is known, by Salt's own channel."""
+    if __opts__["test"]:  # type: ignore[name-defined]
+        return _ret(name, None, f"the host key of {name} would be asked for")
+    answer, failed = _run("placement.remember_host_key", name)
+    return _ret(name, not failed, str(answer))
+
+
+def handed_over(name: str) -> dict[str, Any]:
+    """Synapse serves on its own machine; the front door was held while it moved."""
+    if __opts__["test"]:  # type: ignore[name-defined]
+        return _ret(name, None, "Synapse would move to its own machine")
+    answer, failed = _run("handover.synapse")
+    if failed or not answer["changed"]:
+        return _ret(name, not failed, str(answer) if failed else "Synapse is there")
+    words = f"the door was held for {answer['window']} s"
+    return {**_ret(name, True, words), "changes": {"moved": answer}}
+
+
+def handed_back(name: str) -> dict[str, Any]:
+    """Synapse serves where it was before its move."""
+    if __opts__["test"]:  # type: ignore[name-defined]
+        return _ret(name, None, "Synapse would serve where it was")
+    answer, failed = _run("handover.back")
+    return _ret(name, not failed, str(answer))
+
+
+def name_moved(name: str) -> dict[str, Any]:
+    """The public name leads to the proxy, and nobody comes by the old machine any more."""
+    if __opts__["test"]:  # type: ignore[name-defined]
+        return _ret(name, None, "it would be looked whether anybody still comes by the old machine")
+    answer, failed = _run("handover.name_moved")
+    return _ret(name, not failed, str(answer))
 
 
 def achieved(name: str) -> dict[str, Any]:

@@ -44,6 +44,9 @@ def migrated(
             return _ret(name, None, f"the schema would go from {old} to {target}")
         done = __salt__["synapse_db.migrate"](name, release, user, online, timeout, resume)
     except CommandExecutionError as problem:
+        if __opts__["test"]:
+            # Release and configuration are put there by steps that a test only announces.
+            return _ret(name, None, f"the schema would become that of {release}")
         return _ret(name, False, str(problem))
     old = done["before"]["version"] if done["before"] else 0
     changes = {"schema": {"old": old, "new": done["after"]["version"]}}

@@ -10,7 +10,7 @@ import sys
 from rich.console import Console
 from rich.table import Table
 
-from . import scenario
+from . import milestone_table, scenario
 from .driver import cleanup
 from .driver.checks import lint, test
 from .driver.errors import LabError
@@ -23,6 +23,8 @@ def up(lab: Lab, options: argparse.Namespace) -> int:
     """Build and run what is missing."""
     steps = [*scenario.PREPARE, *scenario.MACHINES] if options.base else scenario.STEPS
     Progress(lab).run(steps)
+    if not options.base:
+        milestone_table.show_closing(lab, scenario.seed_file(lab))
     return 0
 
 

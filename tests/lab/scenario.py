@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
 
-from . import legacy, m0, people
-from .driver import hostcheck
+from . import m0, milestone_table, milestones, people
+from .driver import PROJECT, hostcheck
 from .driver.lab import Lab
+from .driver.process import host, wait_for
 from .driver.progress import Say, Step
 from .driver.settings import ADDRESSES
 
@@ -59,6 +62,11 @@ def create_machines(lab: Lab, say: Say) -> str:
     return ", ".join(ADDRESSES)
 
 
+def seed_file(lab: Lab) -> Path:
+    """What the lab's old server was seeded with: it stays, whatever becomes of the cache."""
+    return lab.settings.root / "seed.json"
+
+
 def old_server(lab: Lab, say: Say) -> str:
     """The seeded monolith of 2021, kept as a layer, and the machine that stands on it."""
     machine = lab.machine(m0.MACHINE)
@@ -66,14 +74,17 @@ def old_server(lab: Lab, say: Say) -> str:
         return "is there"
     found = m0.m0(lab, say=say)
     machine.create(layers=[found.layer])
+    shutil.copyfile(found.seed, seed_file(lab))
     lab.dns_point("chat.lale.test", machine.address)
     lab.dns_point("www.lale.test", machine.address)
     return "seeded"
 
 
-def old_server_serves(lab: Lab, say: Say) -> str:
-    """Synapse 1.40.0 answers on the machine as it was left."""
-    legacy.await_synapse(lab.machine(m0.MACHINE))
+def chat_serves(lab: Lab, say: Say) -> str:
+    """Synapse answers through the public name, whatever stands behind it by now."""
+    url = f"{people.PUBLIC_URL}/_matrix/client/versions"
+    command = [*lab.network.client(), "curl", "-sf", "--cacert", str(lab.settings.ca), url]
+    wait_for(lambda: host(command, check=False).ok, 90, f"{url} to answer")
     return people.PUBLIC_URL
 
 
@@ -89,6 +100,33 @@ def boot_machines(lab: Lab, say: Say) -> str:
 def push_tree(lab: Lab, say: Say) -> str:
     """The work tree to the master."""
     return f"{len(lab.push_tree())} files changed"
+
+
+def adopt(lab: Lab, say: Say) -> str:
+    """The hand-made server into a cluster map and secrets."""
+    return milestones.adopt(lab, seed_file(lab), say)
+
+
+def achieve_m1(lab: Lab, say: Say) -> str:
+    """Synapse upgraded, behind the front door."""
+    return _achieve(lab, "m1", say)
+
+
+def achieve_m2(lab: Lab, say: Say) -> str:
+    """Synapse and nginx on machines of their own."""
+    if not (PROJECT / "orch/m2/init.sls").exists():
+        return "not built yet: orch/m2 is missing"
+    new = {name: {"role": name, "address": ADDRESSES[name]} for name in ("proxy", "synapse")}
+    milestones.declare(lab, new)
+    return _achieve(lab, "m2", say)
+
+
+def _achieve(lab: Lab, name: str, say: Say) -> str:
+    fresh = milestones.report_of(lab, name) is None
+    report = milestones.conduct(lab, name, seed_file(lab), say)
+    if fresh:
+        milestone_table.show_report(name, report)
+    return milestone_table.summary(report)
 
 
 PREPARE: list[Step] = [
@@ -110,6 +148,9 @@ STEPS: list[Step] = [
     *PREPARE,
     Step("old server, seeded", old_server, 900),
     *MACHINES,
-    Step("old server serves", old_server_serves, 120),
+    Step("chat server serves", chat_serves, 120),
+    Step("adopt", adopt, 240),
+    Step("M1: upgrade behind the front door", achieve_m1, 900),
+    Step("M2: Synapse and nginx on their own", achieve_m2, 900),
 ]
 """All of `make lab`."""

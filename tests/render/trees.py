@@ -22,6 +22,8 @@ import salt.utils.dictupdate
 import salt.utils.templates
 import yaml
 
+from tests.render import stages
+
 ROOT = Path(__file__).resolve().parents[2]
 FORMULAS = ROOT / "formulas"
 CASES = Path(__file__).with_name("cases.yaml")
@@ -76,25 +78,20 @@ def example_pillar(formula: str) -> dict[str, Any]:
     return loaded
 
 
-def example_pillars() -> dict[str, Any]:
-    """All formulas' examples in one pillar: what roles and orchestrations are rendered with."""
-    merged: dict[str, Any] = {}
-    for path in sorted(FORMULAS.glob("*/pillar.example")):
-        merged.update(example_pillar(path.parent.name))
-    return merged
-
-
 def cases_for(sls: str, path: Path, cases: Mapping[str, Any]) -> list[Case]:
     """The cases of one SLS: those of its file, else of the nearest folder, else the default.
 
     :param cases: content of ``cases.yaml``: path below the project → case name → case.
     """
     relative = path.relative_to(ROOT)
+    if relative.parts[0] != "formulas":
+        return [
+            Case(sls, path, name, pillar, functions)
+            for name, pillar, functions in stages.pillars(relative)
+        ]
     places = [str(relative), *(str(parent) for parent in relative.parents if parent.name)]
     chosen = next((cases[place] for place in places if place in cases), cases["default"])
-    ground = (
-        example_pillar(relative.parts[1]) if relative.parts[0] == "formulas" else example_pillars()
-    )
+    ground = example_pillar(relative.parts[1])
     made = []
     for name, row in chosen.items():
         pillar = copy.deepcopy(ground)

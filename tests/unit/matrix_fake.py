@@ -80,7 +80,14 @@ class FakeHomeserver:
         """Keeps an event; returns its id. The caller holds the lock."""
         event = f"$e{len(self.events)}"
         self.events.append(
-            {"event_id": event, "type": kind, "sender": user, "content": content, "hidden": False}
+            {
+                "event_id": event,
+                "type": kind,
+                "sender": user,
+                "content": content,
+                "hidden": False,
+                "origin_server_ts": 1000 * len(self.events),
+            }
         )
         self.change.notify_all()
         return event

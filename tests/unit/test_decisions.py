@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from saltworks import clustermap, milestone, plan
+from saltworks import clustermap, milestone, plan, slices
 from saltworks.errors import Problem, Refused
 from saltworks.loaders import refusing
 
-SCHEMA = clustermap.schema(
-    Path(__file__).parents[2] / "pillar" / "schema" / "cluster.schema.json"
-)
+SCHEMA = clustermap.schema(Path(__file__).parents[2] / "pillar" / "schema" / "cluster.schema.json")
 
 MAP: dict[str, Any] = {
     "name": "lale",
@@ -97,12 +95,51 @@ def test_on_its_own_machine_synapse_reaches_them_through_relays_that_exist() -> 
     assert {"198.18.0.10:15432", "198.18.0.10:10389"} <= listens
 
 
+def test_a_bare_host_is_relayed_with_the_port_beside_it() -> None:
+    cmap = copy.deepcopy(MAP)
+    cmap["synapse"]["settings"]["email"] = {"smtp_host": "localhost", "smtp_port": 587}
+    cmap["synapse"]["modules"][0]["config"] = {
+        "host": "localhost",
+        "port": 8090,
+        "servers": ["localhost"],
+    }
+    cmap["synapse"]["loopback"] = [
+        {"path": "email.smtp_host", "host": "127.0.0.1", "port": 587},
+        {"path": "modules.0.config.host", "host": "localhost", "port": 8090},
+        {"path": "modules.0.config.servers.0", "host": "localhost", "port": 389},
+    ]
+    assert clustermap.problems(cmap, SCHEMA) == []
+    config = plan.homeserver_config(cmap, "synapse", secret)
+    assert config["email"] == {"smtp_host": "198.18.0.10", "smtp_port": 10587}
+    assert config["modules"][0]["config"] == {
+        "host": "198.18.0.10",
+        "port": 18090,
+        "servers": ["198.18.0.10:10389"],
+    }
+    relays = plan.relays(cmap, placement(managed=True)).values()
+    assert {row["listen"]: row["target"] for row in relays}.items() >= {
+        "198.18.0.10:10587": "127.0.0.1:587",
+        "198.18.0.10:18090": "127.0.0.1:8090",
+        "198.18.0.10:10389": "127.0.0.1:389",
+    }.items()
+    at_home = plan.homeserver_config(cmap, "legacy", secret)
+    assert at_home["email"] == {"smtp_host": "localhost", "smtp_port": 587}
+
+
+@pytest.mark.parametrize(
+    ("host", "port"),
+    [("smtp_host", "smtp_port"), ("host", "port"), ("hostname", "port"), ("server", "port")],
+)
+def test_the_port_of_a_host_has_a_key_beside_it(host: str, port: str) -> None:
+    assert plan.port_key(host) == port
+
+
 def test_each_machine_holds_only_its_own_secrets() -> None:
-    proxy = str(plan.slice_for(MAP, placement(managed=True), "proxy", secret))
+    proxy = str(slices.slice_for(MAP, placement(managed=True), "proxy", secret))
     assert "<tls_key>" in proxy
     for name in ("signing_key", "macaroon_secret_key", "database_password", "transfer"):
         assert f"<{name}" not in proxy
-    assert plan.slice_for(MAP, placement(), "stranger", secret) == {}
+    assert slices.slice_for(MAP, placement(), "stranger", secret) == {}
 
 
 def test_the_door_follows_the_placement() -> None:
@@ -110,7 +147,7 @@ def test_the_door_follows_the_placement() -> None:
     assert plan.door_target(MAP, placement(managed=True), "legacy") == "legacy"
     moved = placement(managed=True, synapse="synapse", front="proxy")
     assert plan.door_target(MAP, moved, "proxy") == "synapse"
-    assert "synapse.absent" in plan.slice_for(MAP, moved, "legacy", secret)["saltworks"]["states"]
+    assert "synapse.absent" in slices.slice_for(MAP, moved, "legacy", secret)["saltworks"]["states"]
 
 
 def test_milestones_keep_their_order_and_a_dead_run_is_taken_over() -> None:

@@ -84,6 +84,35 @@ def test_a_guest_may_be_made_elsewhere() -> None:
         assert not any("register" in path for _, path in home.log)
 
 
+def test_both_may_be_made_elsewhere() -> None:
+    with FakeHomeserver() as home:
+        host = {"user_id": "@h:fake", "access_token": "h", "password": "right"}
+        guest = {"user_id": "@g:fake", "access_token": "g", "password": "right"}
+        checks = hold(home.url, host=host, guest=guest, seconds=1)
+        assert bad(checks) == {}
+        assert home.gone == {"@h:fake", "@g:fake"}
+
+
+def test_the_password_account_looks_for_something_old() -> None:
+    with FakeHomeserver(page=1) as home:
+        with Client(home.url, "old", "@old:fake") as client:
+            client.send_text("!room:fake", "of old times")
+            client.send_text("!room:fake", "of now")
+        found = {check.check: check.detail for check in meet(home, old_before=0.5)}
+        assert found["old data"].startswith("$e0 of @old:fake, 1970-01-01 00:00 UTC")
+        assert found["old data"].endswith("read back")
+        found = {check.check: check.detail for check in meet(home, old_before=-1.0)}
+        assert found["old data"].startswith("nothing compared: @anna:fake is in 1 rooms")
+
+
+def test_a_meeting_at_an_address_keeps_the_name() -> None:
+    with FakeHomeserver() as home:
+        port = home.url.rpartition(":")[2]
+        named = f"http://chat.example.invalid:{port}"
+        checks = hold(named, None, "secret", connect_to="127.0.0.1", seconds=1)
+        assert bad(checks) == {}
+
+
 def test_a_wrong_password_leaves_the_other_checks_explained() -> None:
     with FakeHomeserver() as home:
         failed = bad(meet(home, password_user=("anna", "wrong")))

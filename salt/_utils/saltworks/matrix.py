@@ -51,8 +51,17 @@ class Client(Http):
         *,
         retry_for: float = 60,
         on_trouble: Callable[[Trouble], None] | None = None,
+        connect_to: str | None = None,
     ) -> None:
-        super().__init__(base_url, token, ca, timeout, retry_for=retry_for, on_trouble=on_trouble)
+        super().__init__(
+            base_url,
+            token,
+            ca,
+            timeout,
+            retry_for=retry_for,
+            on_trouble=on_trouble,
+            connect_to=connect_to,
+        )
         self.user_id = user_id
         self.device_id = device_id
         self.media_needs_token: bool | None = None

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -144,6 +144,16 @@ class _Adapter(HTTPAdapter):
         self.poolmanager.pool_classes_by_scheme = self.pools
 
 
+class _ElsewhereMixin:
+    """For a name whose address is given: TLS still asks for, and checks, the name."""
+
+    server: ClassVar[str] = ""
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        named = {"server_hostname": self.server, "assert_hostname": self.server}
+        super().init_poolmanager(*args, **kwargs, **named)  # type: ignore[misc]
+
+
 class _OnceAdapter(_Adapter):
     """An adapter whose connections serve one request each."""
 
@@ -197,8 +207,9 @@ class Http:
     base_url: `https://chat.example.org`, no path. ca: file with the authorities to trust (default:
     the system's). timeout: seconds for one attempt. retry_for: seconds, from the first attempt on,
     in which another may still begin. on_trouble: called with a `Trouble` for each failed attempt.
-    Proxy variables of the environment are not used: the witness must see what a client sees.
-    Each thread should have its own; nothing is locked.
+    connect_to: address to connect to instead of asking what the name's is; TLS and Host keep the
+    name, as when its record is about to move. Proxy variables of the environment are not used:
+    the witness must see what a client sees. Each thread should have its own; nothing is locked.
     """
 
     def __init__(
@@ -210,8 +221,11 @@ class Http:
         *,
         retry_for: float = 60,
         on_trouble: Callable[[Trouble], None] | None = None,
+        connect_to: str | None = None,
     ) -> None:
         self.base_url = base_url.rstrip("/")
+        self.connect_to = connect_to
+        self._root = _at(self.base_url, connect_to) if connect_to else self.base_url
         self.token = token
         self.ca = os.fspath(ca) if ca else None
         self.timeout = timeout
@@ -228,6 +242,13 @@ class Http:
         session.verify = self.ca or default
         for scheme in ("http://", "https://"):
             session.mount(scheme, adapter(max_retries=0))
+        if self.connect_to:
+            named = urlsplit(self.base_url)
+            elsewhere = type(
+                "_Elsewhere", (_ElsewhereMixin, adapter), {"server": named.hostname or ""}
+            )
+            session.mount("https://", elsewhere(max_retries=0))
+            session.headers["Host"] = named.netloc
         return session
 
     def close(self) -> None:
@@ -330,7 +351,7 @@ class Http:
         try:
             answer = session.request(
                 method,
-                self.base_url + path,
+                self._root + path,
                 json=json,
                 data=data,
                 headers=sent,
@@ -355,6 +376,13 @@ class Http:
         except ValueError as error:
             text = f"the answer says it is JSON and is not: {error}"
             raise MatrixError(0, "", text, method, path, cause="bad_json") from error
+
+
+def _at(url: str, address: str) -> str:
+    """The URL with an address in place of its name, the port kept."""
+    split = urlsplit(url)
+    host = f"[{address}]" if ":" in address else address
+    return split._replace(netloc=f"{host}:{split.port}" if split.port else host).geturl()
 
 
 def _may_repeat(method: str, error: MatrixError) -> bool:

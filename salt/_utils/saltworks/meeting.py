@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 import secrets
 import struct
@@ -21,6 +22,8 @@ from saltworks.matrix import Client, Json, MatrixError
 
 TO_DEVICE = "saltworks.meeting"
 CHECK_SECONDS = 20.0
+# How many of an account's rooms, and events in each, are looked at for something old.
+OLD_ROOMS, OLD_EVENTS = 10, 300
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 JPEG_MAGIC = b"\xff\xd8\xff"
 
@@ -45,7 +48,10 @@ def hold(
     old_data: Mapping[str, Any] | None = None,
     *,
     admin_url: str | None = None,
+    host: Mapping[str, Any] | None = None,
     guest: Mapping[str, Any] | None = None,
+    connect_to: str | None = None,
+    old_before: float | None = None,
     seconds: float = CHECK_SECONDS,
 ) -> list[Check]:
     """Holds the meeting and returns every check, in order; never raises for a broken server.
@@ -59,15 +65,16 @@ def hold(
         compare, `body` of that event; `mxc` and `sha256` of a file are compared too if given.
     :param admin_url: where the registration API is served, if not at the public address (a front
         door which passes `/_matrix` only answers 404 there).
+    :param host: the first user, if made elsewhere, as `guest`; not used with a password account.
     :param guest: the second user, if made elsewhere: `user_id`, `access_token`, and, if it is to
         be deactivated at the end, `password`. Then no shared secret is needed.
+    :param connect_to: address of the front to meet at, whatever the public name's record says.
+    :param old_before: Unix time; the password account looks in its own rooms for something written
+        before it and reads that. What it finds depends on the account; the detail says it.
     :param seconds: bound of each attempt of a request, and of each wait of a check.
     """
-    return list(
-        _Meeting(base_url, ca, shared_secret, admin_url, seconds).run(
-            password_user, old_data, guest
-        )
-    )
+    meeting = _Meeting(base_url, ca, shared_secret, admin_url, seconds, connect_to)
+    return list(meeting.run(password_user, old_data, host, guest, old_before))
 
 
 def png(width: int, height: int) -> bytes:
@@ -98,7 +105,9 @@ class _Meeting:
         shared_secret: str | None,
         admin_url: str | None,
         seconds: float,
+        connect_to: str | None = None,
     ) -> None:
+        self.connect_to = connect_to
         self.base_url = base_url
         self.ca = ca
         self.shared_secret = shared_secret
@@ -118,23 +127,30 @@ class _Meeting:
 
     def _client(self, token: str | None = None) -> Client:
         return Client(
-            self.base_url, token, ca=self.ca, timeout=self.seconds, retry_for=self.seconds
+            self.base_url,
+            token,
+            ca=self.ca,
+            timeout=self.seconds,
+            retry_for=self.seconds,
+            connect_to=self.connect_to,
         )
 
     def run(
         self,
         password_user: tuple[str, str] | None,
         old_data: Mapping[str, Any] | None,
+        host: Mapping[str, Any] | None,
         guest: Mapping[str, Any] | None,
+        old_before: float | None,
     ) -> Iterator[Check]:
         try:
             if password_user is not None:
                 yield self._check("password login", lambda: self._login(*password_user))
                 ground = ("password login", "second user")
             else:
-                yield self._check("first user", lambda: self._throw_away("host"))
+                yield self._check("first user", lambda: self._arrive("host", host))
                 ground = ("first user", "second user")
-            yield self._check("second user", lambda: self._second(guest))
+            yield self._check("second user", lambda: self._arrive("guest", guest))
             yield self._check("room", self._make_room, *ground)
             yield self._check("invite and join", self._join, "room")
             yield self._check("message by sync", self._message, "invite and join")
@@ -146,6 +162,10 @@ class _Meeting:
             yield self._check("search", self._search, "message by sync")
             if old_data is not None:
                 yield self._check("old data", lambda: self._old_data(old_data))
+            elif old_before is not None and password_user is not None:
+                yield self._check(
+                    "old data", lambda: old_news(self.clients["host"], old_before), ground[0]
+                )
             yield self._check("goodbye", self._goodbye)
         finally:
             for client in self.clients.values():
@@ -187,13 +207,13 @@ class _Meeting:
         self.passwords[name] = password
         return f"{client.user_id} made by the shared secret"
 
-    def _second(self, guest: Mapping[str, Any] | None) -> str:
-        if guest is None:
-            return self._throw_away("guest")
-        client = self.clients["guest"]
-        client.token = guest["access_token"]
-        if guest.get("password"):
-            self.passwords["guest"] = guest["password"]
+    def _arrive(self, name: str, given: Mapping[str, Any] | None) -> str:
+        if given is None:
+            return self._throw_away(name)
+        client = self.clients[name]
+        client.token = given["access_token"]
+        if given.get("password"):
+            self.passwords[name] = given["password"]
         who = client.whoami()
         client.user_id, client.device_id = who["user_id"], who.get("device_id")
         return f"{client.user_id} is there"
@@ -337,6 +357,54 @@ class _Meeting:
                 return
             if time.monotonic() > deadline:
                 raise Failed(f"/sync of the {name} did not show {what} in {self.seconds:.0f} s")
+
+
+def old_news(client: Client, before: float) -> str:
+    """Reads something that was written in one of the account's rooms before a time.
+
+    :param client: signed in.
+    :param before: Unix time.
+    :returns: what was read, or in words that the account has nothing as old.
+    :raises Failed: when an old event does not come back the same, or its file is empty.
+    """
+    first = client.sync(None, 0, {"room": {"timeline": {"limit": 1}}})
+    rooms = _rooms(first, "join")
+    event, room = None, ""
+    for room, row in itertools.islice(rooms.items(), OLD_ROOMS):
+        pages = itertools.islice(client.history(room, row["timeline"]["prev_batch"]), OLD_EVENTS)
+        old = [found for found in pages if _is_old_word(found, before)]
+        event = next((found for found in old if _mxc(found)), old[0] if old else None)
+        if event is not None:
+            break
+    if event is None:
+        return (
+            f"nothing compared: {client.user_id} is in {len(rooms)} rooms and sees nothing there "
+            "from before; invite it to a room that was in use"
+        )
+    again = client.event(room, event["event_id"])
+    if again["content"] != event["content"]:
+        raise Failed(f"{event['event_id']} is not the same by its id as in the room's history")
+    when = time.strftime("%Y-%m-%d %H:%M", time.gmtime(event["origin_server_ts"] / 1000))
+    said = f"{event['event_id']} of {event['sender']}, {when} UTC"
+    if mxc := _mxc(event):
+        size = len(client.download(mxc))
+        if not size:
+            raise Failed(f"the file {mxc} of {said} came back empty")
+        said += f", with its file of {size} bytes"
+    return f"{said}, read back"
+
+
+def _is_old_word(event: Json, before: float) -> bool:
+    return (
+        event["type"] in ("m.room.message", "m.room.encrypted")
+        and bool(event["content"])
+        and event["origin_server_ts"] < before * 1000
+    )
+
+
+def _mxc(event: Json) -> str | None:
+    url = event["content"].get("url")
+    return url if isinstance(url, str) and url.startswith("mxc://") else None
 
 
 def _rooms(answer: Json, how: str) -> Json:

@@ -30,6 +30,10 @@ DATA_DIR = "/var/lib/synapse"
 MEDIA_DIR = f"{DATA_DIR}/media_store"
 SQLITE_PATH = f"{DATA_DIR}/homeserver.db"
 HANDOVER_DIR = "/var/lib/saltworks/handover"
+TRANSFER_DIR = "/etc/saltworks/transfer"
+SERVICE = "synapse"
+#: Synapse's account where it is ours to choose; on the legacy machine it is the one found.
+USER = "synapse"
 RELEASES_DIR = "/opt/synapse/releases"
 ARTIFACTS_DIR = "/srv/saltworks-artifacts/releases"
 
@@ -46,12 +50,15 @@ class Placement:
     :param managed: whether it is our release there, or still the one found.
     :param front: id of the machine whose nginx takes the clients' requests.
     :param retired: whether the legacy machine's chat site has been taken away.
+    :param moving: Synapse is between two machines: until it has arrived, no state run
+        starts or stops it anywhere, or opens the door.
     """
 
     synapse: str
     managed: bool
     front: str
     retired: bool = False
+    moving: bool = False
 
     @classmethod
     def recorded(cls, cmap: Map, row: Mapping[str, Any]) -> Placement:
@@ -62,6 +69,7 @@ class Placement:
             managed=bool(row.get("managed", False)),
             front=str(row.get("front", legacy)),
             retired=bool(row.get("retired", False)),
+            moving=bool(row.get("moving", False)),
         )
 
 
@@ -187,183 +195,70 @@ def door_target(cmap: Map, placement: Placement, front: str) -> str:
 
 def transfers(cmap: Map) -> dict[str, dict[str, str]]:
     """What M2 copies from the legacy machine to Synapse's own, by name."""
-    rows = {"media": {"source": cmap["legacy"]["media_store_path"], "destination": MEDIA_DIR}}
+    media = {"source": cmap["legacy"]["media_store_path"], "destination": MEDIA_DIR}
+    rows = {"media": {**media, "user": USER}}
     if cmap["synapse"]["database"]["engine"] == "sqlite3":
-        rows["database"] = {"source": HANDOVER_DIR, "destination": HANDOVER_DIR}
+        rows["database"] = {"source": HANDOVER_DIR, "destination": HANDOVER_DIR, "user": "root"}
     return rows
 
 
-def slice_for(
-    cmap: Map,
-    placement: Placement,
-    minion: str,
-    secret: Secrets,
-    *,
-    artifact: Mapping[str, str] | None = None,
-    host_keys: Mapping[str, str] | None = None,
-) -> dict[str, Any]:
-    """One machine's pillar: what its formulas need, and no other machine's secrets.
+@dataclass(frozen=True)
+class Handover:
+    """Synapse's move from one machine to another, with the arguments of each end.
 
-    :param minion: id of a declared machine; another id gets an empty slice.
-    :param artifact: ``source`` and ``source_hash`` of the built release, if built.
-    :param host_keys: ssh host key line of machines, by id.
+    :param front: the machine whose door is held meanwhile.
+    :param old: where it runs.
+    :param new: where it goes.
+    :param leave: arguments of ``synapse_move.leave`` on ``old``.
+    :param arrive: arguments of ``synapse_move.arrive`` on ``new``.
+    :param old_url: base URL on ``old``, for the way back.
+    :param old_target: the door's target for it.
+    :param new_target: the door's target for the new place.
     """
-    row = cmap["machines"].get(minion)
-    if row is None:
-        return {}
-    slices: dict[str, Any] = {
-        "saltworks": {"cluster": cmap["name"], "minion": minion, "role": row["role"]},
-        "base": {"hosts": {name: m["address"] for name, m in sorted(cmap["machines"].items())}},
+
+    front: str
+    old: str
+    new: str
+    leave: Mapping[str, Any]
+    arrive: Mapping[str, Any]
+    old_url: str
+    old_target: str
+    new_target: str
+
+
+def handover(cmap: Map) -> Handover:
+    """The move of M2: from the legacy machine to Synapse's own.
+
+    :raises KeyError: when the proxy or Synapse's machine is not declared.
+    """
+    old = cmap["legacy"]["minion"]
+    new, front = clustermap.the_machine(cmap, "synapse"), clustermap.the_machine(cmap, "proxy")
+    if new is None or front is None:
+        raise KeyError("machines with the roles synapse and proxy")
+    database = cmap["synapse"]["database"]
+    pulls = [
+        {**row, "host": clustermap.address(cmap, old), "key": f"{TRANSFER_DIR}/{name}.key"}
+        for name, row in sorted(transfers(cmap).items())
+    ]
+    leave: dict[str, Any] = {"service": SERVICE, "ports": [PORT]}
+    arrive: dict[str, Any] = {
+        "service": SERVICE,
+        "url": f"http://{clustermap.address(cmap, new)}:{PORT}",
+        "pulls": pulls,
     }
-    per_role = {
-        "master": _master_slice,
-        "legacy": _legacy_slice,
-        "proxy": _proxy_slice,
-        "synapse": _synapse_slice,
-    }[row["role"]]
-    extra = per_role(cmap, placement, minion, secret)
-    if "synapse" in extra and artifact:
-        extra["synapse"]["release"] = dict(artifact)
-    if "transfer" in extra and extra["transfer"].get("from"):
-        extra["transfer"]["host_key"] = (host_keys or {}).get(cmap["legacy"]["minion"], "")
-    slices["saltworks"]["states"] = extra.pop("states")
-    slices.update(extra)
-    return slices
-
-
-def _master_slice(cmap: Map, placement: Placement, minion: str, secret: Secrets) -> dict[str, Any]:
-    version = cmap["releases"]["synapse"]
-    return {
-        "states": ["base"],
-        "synapse": {
-            "version": version,
-            "build": {
-                "requirements": f"salt://synapse/files/releases/{version}.txt",
-                "directory": ARTIFACTS_DIR,
-                **cmap["build"],
-            },
-        },
-    }
-
-
-def _legacy_slice(cmap: Map, placement: Placement, minion: str, secret: Secrets) -> dict[str, Any]:
-    found = cmap["legacy"]
-    front_here = placement.front == minion
-    synapse_here = placement.synapse == minion
-    states = ["base"]
-    if placement.managed:
-        states += ["relay"]
-        states += ["nginx.absent" if placement.retired else "nginx"]
-        states += ["synapse" if synapse_here else "synapse.absent"]
-    slices: dict[str, Any] = {
-        "states": states,
-        "relay": relays(cmap, placement),
-        "legacy": {
-            "unit": found["unit"],
-            "config_path": found["config_path"],
-            "user": found["user"],
-            "group": found["group"],
-            "version": cmap["releases"]["synapse"],
-            "database": dict(cmap["synapse"]["database"]),
-            "backup": {"directory": cmap["backup"]["directory"]},
-            "background_updates": cmap.get("upgrade", {}).get("background_updates"),
-            "drain_port": drain_port(cmap, placement),
-            "url": f"http://127.0.0.1:{PORT}",
-            "found_url": f"http://{found['listener']['address']}:{found['listener']['port']}",
-        },
-        "nginx": _nginx_slice(cmap, placement, minion, secret, relayed=not front_here),
-        "transfer": {
-            "offers": {
-                name: {"directory": row["source"], "key": secret(f"transfer_{name}_public")}
-                for name, row in transfers(cmap).items()
-                if clustermap.the_machine(cmap, "synapse") and not placement.retired
-            }
-        },
-    }
-    if synapse_here:
-        slices["synapse"] = _synapse_formula(cmap, minion, secret)
-        slices["synapse"].update(user=found["user"], group=found["group"], manage_user=False)
-        slices["synapse"]["service"]["running"] = placement.managed
-        slices["synapse"]["service"]["read_write_paths"] = [
-            found["media_store_path"],
-            *_sqlite_directory(cmap["synapse"]["database"]),
-        ]
-    return slices
-
-
-def _synapse_slice(cmap: Map, placement: Placement, minion: str, secret: Secrets) -> dict[str, Any]:
-    here = placement.synapse == minion
-    formula = _synapse_formula(cmap, minion, secret)
-    formula["service"]["running"] = here
-    return {
-        "states": ["base", "synapse" if here else "synapse.prepared", "transfer"],
-        "synapse": formula,
-        "transfer": {
-            "from": clustermap.address(cmap, cmap["legacy"]["minion"]),
-            "pulls": {
-                name: {**row, "key": secret(f"transfer_{name}_private")}
-                for name, row in transfers(cmap).items()
-            }
-            if not placement.retired
-            else {},
-        },
-    }
-
-
-def _proxy_slice(cmap: Map, placement: Placement, minion: str, secret: Secrets) -> dict[str, Any]:
-    return {
-        "states": ["base", "nginx"],
-        "nginx": _nginx_slice(cmap, placement, minion, secret, relayed=False),
-    }
-
-
-def _nginx_slice(
-    cmap: Map, placement: Placement, minion: str, secret: Secrets, *, relayed: bool
-) -> dict[str, Any]:
-    public = cmap["public"]
-    at_home = minion == cmap["legacy"]["minion"]
-    site: dict[str, Any] = {
-        "name": "saltworks-chat",
-        "server_names": [public["name"]],
-        "ports": list(public["ports"]),
-        "client_max_body_size": public.get("client_max_body_size", "50M"),
-        "well_known": dict(public.get("well_known", {})),
-        "real_ip_from": [],
-        "kind": "relay" if relayed else "synapse",
-    }
-    if relayed:
-        site["relay_to"] = {
-            "address": clustermap.address(cmap, placement.front),
-            "port": public["ports"][0],
-            "name": public["name"],
-        }
-    elif not at_home:
-        site["real_ip_from"] = [clustermap.address(cmap, cmap["legacy"]["minion"])]
-    targets = backends(cmap, placement, minion)
-    return {
-        "manage_server": not at_home,
-        "replaces": list(cmap["legacy"]["nginx_sites"]) if at_home else [],
-        "certificate": {"crt": secret("tls_certificate"), "key": secret("tls_key")},
-        "site": site,
-        "door": {
-            "target": door_target(cmap, placement, minion),
-            "targets": {name: row.as_pillar() for name, row in targets.items()},
-        },
-    }
-
-
-def _synapse_formula(cmap: Map, minion: str, secret: Secrets) -> dict[str, Any]:
-    return {
-        "version": cmap["releases"]["synapse"],
-        "user": "synapse",
-        "group": "synapse",
-        "manage_user": True,
-        "config_dir": CONFIG_DIR,
-        "data_dir": DATA_DIR,
-        "config": homeserver_config(cmap, minion, secret),
-        "signing_key": secret("signing_key"),
-        "service": {"name": "synapse", "enabled": True, "read_write_paths": []},
-    }
+    if database["engine"] == "sqlite3":
+        leave["sqlite"] = {"source": database["path"], "directory": HANDOVER_DIR}
+        arrive["sqlite"] = {"directory": HANDOVER_DIR, "destination": SQLITE_PATH, "user": USER}
+    return Handover(
+        front=front,
+        old=old,
+        new=new,
+        leave=leave,
+        arrive=arrive,
+        old_url=f"http://127.0.0.1:{PORT}",
+        old_target="legacy",
+        new_target="synapse",
+    )
 
 
 def _listeners(bind: str) -> list[dict[str, Any]]:
@@ -406,10 +301,6 @@ def _dsn_host(database: Mapping[str, Any]) -> str:
 
 def _dsn_port(database: Mapping[str, Any]) -> int:
     return int(database.get("port") or 5432)
-
-
-def _sqlite_directory(database: Mapping[str, Any]) -> list[str]:
-    return [database["path"].rpartition("/")[0]] if database["engine"] == "sqlite3" else []
 
 
 def _relay(here: str, host: str, port: int, allow: str) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from .precheck_facts import (
     Needs,
     Survey,
     declared,
+    get,
     is_supported_salt,
     of_role,
     text,
@@ -44,6 +45,7 @@ def survey(name: str, facts: Facts) -> Survey:
     made.problems += wrong + list(facts.unreadable)
     sound = _map(made, facts)
     _roles(made, name, needs, facts)
+    _verification(made, facts)
     made.must(
         is_supported_salt(facts.master_salt),
         "master",
@@ -104,3 +106,23 @@ def _roles(made: Survey, name: str, needs: Needs, facts: Facts) -> None:
             f"no machine has the role {role}, which {name.upper()} needs",
             f"add one: <minion id>: {{role: {role}, address: <its IP address>}}",
         )
+
+
+def _verification(made: Survey, facts: Facts) -> None:
+    """What the verdict at the end will need; better missed now than after the window."""
+    if not isinstance(facts.cmap, Mapping):
+        return
+    made.must(
+        bool(get(facts.cmap, "synapse", "settings", "registration_shared_secret")),
+        "cluster.synapse.settings.registration_shared_secret",
+        "is missing; the verdict's throw-away users are made by it",
+        "write {secret: registration_shared_secret} there and put a long random word with "
+        "salt-run secret.put; give macaroon_secret_key a value of its own as well",
+    )
+    account = text(facts.cmap, "verify", "password_user")
+    made.must(
+        account is None or "verify_password" in facts.secrets,
+        "pillar/secrets.sls",
+        f"the secret verify_password, the password of {account}, is missing",
+        "salt-run secret.put verify_password <file>, or remove verify.password_user",
+    )

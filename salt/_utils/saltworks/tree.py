@@ -14,7 +14,7 @@ from typing import Any
 import salt.cache
 import yaml
 
-from . import bank, clustermap, milestone, plan, releases
+from . import bank, clustermap, milestone, plan, releases, slices
 from .errors import Problem, Refused
 from .vault import Vault
 
@@ -124,7 +124,7 @@ class Tree:
         cmap = self.map()
         if cmap is None:
             return {}
-        return plan.slice_for(
+        return slices.slice_for(
             cmap,
             self.placement(cmap),
             minion,
@@ -134,30 +134,12 @@ class Tree:
         )
 
     def master_slice(self) -> dict[str, Any]:
-        """What orchestrations loop over: who has which role, what is achieved. No secret."""
-        record = bank.read(self.store, "milestones")
-        roles = ("legacy", "master", "proxy", "synapse")
+        """What orchestrations are rendered with; see :func:`slices.for_orchestrations`."""
         try:
             cmap = self.map()
         except Refused:
             # The precheck says what is wrong, and nothing else is done before it.
             cmap = None
-        if cmap is None:
-            nobody = dict.fromkeys(roles, "")
-            nothing = dict.fromkeys(milestone.ORDER, False)
-            return {"saltworks": {"adopted": False, "machines": nobody, "achieved": nothing}}
-        placement = self.placement(cmap)
-        return {
-            "saltworks": {
-                "adopted": True,
-                "machines": {role: clustermap.the_machine(cmap, role) for role in roles},
-                "achieved": {name: milestone.is_achieved(record, name) for name in milestone.ORDER},
-                "verdicts": {
-                    name: str(record.get(name, {}).get("verdict", "")) for name in milestone.ORDER
-                },
-                "engine": cmap["synapse"]["database"]["engine"],
-                "drain_port": plan.drain_port(cmap, placement),
-                "transfers": plan.transfers(cmap),
-                "placement": {"synapse": placement.synapse, "front": placement.front},
-            }
-        }
+        placement = self.placement(cmap) if cmap is not None else None
+        record = bank.read(self.store, "milestones")
+        return slices.for_orchestrations(cmap, placement, record)

@@ -55,12 +55,8 @@ FOUND: dict[str, Any] = {
             "server { listen 80; listen 443 ssl; server_name www.lale.test; root /var/www; }\n"
         ),
     },
-    "master": {
-        "minion": "salt",
-        "accepted": True,
-        "addresses": ["198.18.0.2"],
-        "reached_by": "198.18.0.2",
-    },
+    "master_address": "198.18.0.2",
+    "master": {"minion": "salt", "accepted": True, "addresses": ["198.18.0.2"]},
     "installed_modules": ["matrix-synapse", "matrix-synapse-ldap3"],
 }
 

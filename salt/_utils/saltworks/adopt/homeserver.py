@@ -237,9 +237,13 @@ def _cluster_map(work: Work) -> dict[str, Any]:
 
 
 def _master(work: Work) -> dict[str, dict[str, str]]:
-    """The master's own machine, on which releases are built."""
+    """The master's own machine, on which releases are built.
+
+    Its address is the one by which the adopted machine reaches it: its own minion may well
+    name ``localhost`` as its master.
+    """
     master = work.found.get("master") or {}
-    name, address = str(master.get("minion") or ""), str(master.get("reached_by") or "")
+    name, address = str(master.get("minion") or ""), str(work.found.get("master_address") or "")
     place = f"master {name}".strip()
     if not master.get("accepted"):
         work.refuse(

@@ -1,0 +1,4 @@
+include:
+  - transfer.installed
+  - transfer.configured
+  - transfer.running

@@ -1,0 +1,135 @@
+"""Synapse moves to another machine: one end stops it for good, the other starts it.
+
+The order, and the way back, are in ``saltworks.handover``; the front door must be closed.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import sqlite3
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from salt.exceptions import CommandExecutionError
+
+__virtualname__ = "synapse_move"
+
+__salt__: dict[str, Any]
+
+#: Name of the SQLite copy in the handover folder.
+COPY = "homeserver.db"
+
+
+def __virtual__() -> str:
+    return __virtualname__
+
+
+def leave(
+    service: str,
+    ports: list[int],
+    drain_timeout: float = 5,
+    sqlite: Mapping[str, str] | None = None,
+) -> dict[str, float]:
+    """Let the requests in flight end, then stop Synapse here, also for after a reboot.
+
+    :param service: unit name without suffix.
+    :param ports: ports whose established connections are requests in flight.
+    :param drain_timeout: bound in seconds for those requests.
+    :param sqlite: ``{"source": the database file, "directory": where its copy goes}``.
+    :returns: the seconds that ``drain``, ``stop`` and ``copy`` took.
+    :raises CommandExecutionError: when requests did not end; nothing was stopped.
+    """
+    taken: dict[str, float] = {}
+    if __salt__["service.status"](service):
+        taken["drain"] = __salt__["door.drain"](ports, timeout=drain_timeout)["seconds"]
+    begun = time.monotonic()
+    _systemctl("disable", "--now", "--quiet", f"{service}.service")
+    taken["stop"] = round(time.monotonic() - begun, 3)
+    if sqlite:
+        begun = time.monotonic()
+        _copy(sqlite["source"], sqlite["directory"])
+        taken["copy"] = round(time.monotonic() - begun, 3)
+    return taken
+
+
+def arrive(
+    service: str,
+    url: str,
+    pulls: Sequence[Mapping[str, str]],
+    sqlite: Mapping[str, str] | None = None,
+    timeout: float = 60,
+) -> dict[str, float]:
+    """Fetch what is still missing and start Synapse here, also for after a reboot.
+
+    If it runs already nothing is fetched: it has what there was.
+
+    :param service: unit name without suffix.
+    :param url: base URL that must answer afterwards.
+    :param pulls: arguments of ``transfer.pull``, one mapping a tree.
+    :param sqlite: ``{"directory": where the fetched copy is, "destination": the database
+        file, "user": its owner}``.
+    :param timeout: bound in seconds for the first answer.
+    :returns: the seconds that ``pull``, ``start`` and ``answer`` took.
+    :raises CommandExecutionError: it cannot be fetched, started, or does not answer.
+    """
+    taken: dict[str, float] = {}
+    if not __salt__["service.status"](service):
+        begun = time.monotonic()
+        for row in pulls:
+            __salt__["transfer.pull"](**row)
+        if sqlite:
+            _put_in_place(**sqlite)
+        taken["pull"] = round(time.monotonic() - begun, 3)
+    begun = time.monotonic()
+    _systemctl("enable", "--now", "--quiet", f"{service}.service")
+    taken["start"] = round(time.monotonic() - begun, 3)
+    taken["answer"] = __salt__["homeserver.healthy"](url, timeout)["seconds"]
+    return taken
+
+
+def stop(service: str) -> bool:
+    """Synapse does not run here, nor after a reboot. For the way back.
+
+    :param service: unit name without suffix.
+    """
+    _systemctl("disable", "--now", "--quiet", f"{service}.service")
+    return True
+
+
+def _systemctl(*args: str) -> None:
+    done = subprocess.run(
+        ["systemctl", *args], capture_output=True, text=True, timeout=300, check=False
+    )
+    if done.returncode:
+        raise CommandExecutionError(
+            f"systemctl {' '.join(args)} failed: {done.stderr.strip()}; see journalctl -xe"
+        )
+
+
+def _copy(source: str, directory: str) -> None:
+    os.makedirs(directory, mode=0o700, exist_ok=True)
+    path = os.path.join(directory, COPY)
+    if os.path.exists(path):
+        os.unlink(path)
+    old, new = sqlite3.connect(f"file:{source}?mode=ro", uri=True), sqlite3.connect(path)
+    try:
+        old.backup(new)
+    finally:
+        new.close()
+        old.close()
+
+
+def _put_in_place(directory: str, destination: str, user: str) -> None:
+    temporary = f"{destination}.arriving"
+    with open(os.path.join(directory, COPY), "rb") as old, open(temporary, "wb") as new:
+        while block := old.read(1 << 20):
+            new.write(block)
+        new.flush()
+        os.fsync(new.fileno())
+    entry = pwd.getpwnam(user)
+    os.chown(temporary, entry.pw_uid, entry.pw_gid)
+    os.chmod(temporary, 0o600)
+    os.replace(temporary, destination)

@@ -1,0 +1,113 @@
+"""Synapse's move to its own machine (M2), and the way back."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+from saltworks import bank, clustermap, handover, plan
+from saltworks.errors import Problem, Refused
+from saltworks.loaders import refusing
+from saltworks.minions import MachineError, Machines
+from saltworks.tree import Tree
+
+
+@refusing
+def synapse() -> dict[str, Any]:
+    """Move Synapse as the plan says; on a failure it is back where it was.
+
+    :returns: the seconds each step took; ``changed`` is False when it has moved already.
+    :raises saltworks.errors.Refused: it did not move; what to do.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run handover.synapse
+    """
+    house, move = _move()
+    _place(house, moving=True)
+
+    def arrived() -> None:
+        _place(house, synapse=move.new, moving=False)
+
+    try:
+        return handover.conduct(Machines(__opts__), move, arrived)  # type: ignore[name-defined]
+    except MachineError as error:
+        _place(house, moving=False)
+        next_step = "nothing is lost, Synapse serves where it was: mend this and run it again"
+        raise Refused("handover", [Problem(move.new, str(error), next_step)]) from error
+    except handover.Stranded as error:
+        raise Refused("handover", [Problem(move.new, str(error), "see above")]) from error
+
+
+@refusing
+def back() -> str:
+    """Synapse serves where it was before the move, as long as nobody wrote at the new place.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run handover.back
+    """
+    house, move = _move()
+    try:
+        handover.back(Machines(__opts__), move)  # type: ignore[name-defined]
+    except handover.Stranded as error:
+        raise Refused("handover", [Problem(move.new, str(error), "see above")]) from error
+    _place(house, synapse=move.old, moving=False)
+    return f"Synapse serves on {move.old}"
+
+
+@refusing
+def name_moved() -> str:
+    """Refuse as long as the public name leads elsewhere, or clients come by the old machine.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run handover.name_moved
+    """
+    house, move = _move()
+    cmap = house.map()
+    assert cmap is not None
+    public, wanted = cmap["public"], clustermap.address(cmap, move.front)
+    wrong = []
+    found = resolved(public["name"])
+    if found != {wanted}:
+        where = ", ".join(sorted(found)) or "nowhere"
+        point = f"point {public['name']} to {wanted}, then wait for its TTL"
+        wrong.append(Problem(public["name"], f"leads to {where}", point))
+    peers = Machines(__opts__).call(  # type: ignore[name-defined]
+        move.old, "door.established", list(public["ports"])
+    )
+    if peers:
+        some = ", ".join(sorted(peers)[:5])
+        wait = "wait until they have looked the name up again, then arm and run this again"
+        wrong.append(Problem(move.old, f"{len(peers)} clients still come by it ({some})", wait))
+    if wrong:
+        raise Refused("M2.finalize", wrong)
+    return f"{public['name']} leads to {wanted}, nobody comes by {move.old}"
+
+
+def resolved(name: str) -> set[str]:
+    """The addresses that a name leads to, none when it leads nowhere."""
+    try:
+        return {str(row[4][0]) for row in socket.getaddrinfo(name, None)}
+    except socket.gaierror:
+        return set()
+
+
+def _move() -> tuple[Tree, plan.Handover]:
+    house = Tree.of(__opts__)  # type: ignore[name-defined]
+    cmap = house.map()
+    if cmap is None or not all(clustermap.the_machine(cmap, r) for r in ("proxy", "synapse")):
+        where = "write machines with the roles proxy and synapse into the cluster map"
+        raise Refused("handover", [Problem("cluster.machines", "nowhere to move to", where)])
+    return house, plan.handover(cmap)
+
+
+def _place(house: Tree, **places: Any) -> None:
+    bank.write(house.store, "placement", {**bank.read(house.store, "placement"), **places})

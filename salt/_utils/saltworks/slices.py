@@ -1,0 +1,235 @@
+"""Each machine's slice of the plan: the pillar of its formulas, and nobody else's secrets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from . import clustermap, milestone
+from .clustermap import SINGLE_ROLES as ROLES
+from .clustermap import Map
+from .plan import (
+    ARTIFACTS_DIR,
+    CONFIG_DIR,
+    DATA_DIR,
+    PORT,
+    SERVICE,
+    USER,
+    Placement,
+    Secrets,
+    backends,
+    door_target,
+    drain_port,
+    homeserver_config,
+    relays,
+    transfers,
+)
+
+
+def slice_for(
+    cmap: Map,
+    placement: Placement,
+    minion: str,
+    secret: Secrets,
+    *,
+    artifact: Mapping[str, str] | None = None,
+    host_keys: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """One machine's pillar: what its formulas need, and no other machine's secrets.
+
+    :param minion: id of a declared machine; another id gets an empty slice.
+    :param artifact: ``source`` and ``source_hash`` of the built release, if built.
+    :param host_keys: ssh host key line of machines, by id.
+    """
+    row = cmap["machines"].get(minion)
+    if row is None:
+        return {}
+    slices: dict[str, Any] = {
+        "saltworks": {"cluster": cmap["name"], "minion": minion, "role": row["role"]},
+        "base": {"hosts": {name: m["address"] for name, m in sorted(cmap["machines"].items())}},
+    }
+    per_role = {
+        "master": _master_slice,
+        "legacy": _legacy_slice,
+        "proxy": _proxy_slice,
+        "synapse": _synapse_slice,
+    }[row["role"]]
+    extra = per_role(cmap, placement, minion, secret)
+    if "synapse" in extra and artifact:
+        extra["synapse"]["release"] = dict(artifact)
+    if "transfer" in extra and extra["transfer"].get("from"):
+        extra["transfer"]["host_key"] = (host_keys or {}).get(cmap["legacy"]["minion"], "")
+    slices["saltworks"]["states"] = extra.pop("states")
+    slices.update(extra)
+    return slices
+
+
+def for_orchestrations(
+    cmap: Map | None, placement: Placement | None, record: milestone.Record
+) -> dict[str, Any]:
+    """What orchestrations are rendered with: who has which role, what is achieved. No secret.
+
+    :param cmap: the checked cluster map; None when there is none, or a bad one.
+    :param placement: where things stand; None without a map.
+    :param record: the milestones' record.
+    """
+    machines = {role: clustermap.the_machine(cmap, role) if cmap else None for role in ROLES}
+    return {
+        "saltworks": {
+            "machines": {role: name or "" for role, name in machines.items()},
+            "achieved": {name: milestone.is_achieved(record, name) for name in milestone.ORDER},
+            "front": placement.front if placement else "",
+        }
+    }
+
+
+def _master_slice(cmap: Map, placement: Placement, minion: str, secret: Secrets) -> dict[str, Any]:
+    version = cmap["releases"]["synapse"]
+    return {
+        "states": ["base"],
+        "synapse": {
+            "version": version,
+            "build": {
+                "requirements": f"salt://synapse/files/releases/{version}.txt",
+                "directory": ARTIFACTS_DIR,
+                **cmap["build"],
+            },
+        },
+    }
+
+
+def _legacy_slice(cmap: Map, placement: Placement, minion: str, secret: Secrets) -> dict[str, Any]:
+    found = cmap["legacy"]
+    front_here = placement.front == minion
+    synapse_here = placement.synapse == minion
+    synapse = clustermap.the_machine(cmap, "synapse")
+    states = ["base"]
+    if placement.managed:
+        states += ["relay"]
+        states += ["nginx.absent" if placement.retired else "nginx"]
+        states += [_synapse_states(placement, minion, otherwise="synapse.absent")]
+        states += ["transfer.absent" if placement.retired else "transfer"]
+    slices: dict[str, Any] = {
+        "states": states,
+        "relay": relays(cmap, placement),
+        "legacy": {
+            "unit": found["unit"],
+            "config_path": found["config_path"],
+            "user": found["user"],
+            "group": found["group"],
+            "version": cmap["releases"]["synapse"],
+            "database": dict(cmap["synapse"]["database"]),
+            "backup": {"directory": cmap["backup"]["directory"]},
+            "background_updates": cmap.get("upgrade", {}).get("background_updates"),
+            "drain_port": drain_port(cmap, placement),
+            "url": f"http://127.0.0.1:{PORT}",
+            "found_url": f"http://{found['listener']['address']}:{found['listener']['port']}",
+        },
+        "nginx": _nginx_slice(cmap, placement, minion, secret, relayed=not front_here),
+        "transfer": {
+            "offers": {
+                name: {
+                    "directory": row["source"],
+                    "key": secret(f"transfer_{name}_public"),
+                    "from": [clustermap.address(cmap, synapse)],
+                }
+                for name, row in transfers(cmap).items()
+                if synapse and not placement.retired
+            }
+        },
+    }
+    if synapse_here:
+        slices["synapse"] = _synapse_formula(cmap, minion, secret)
+        slices["synapse"].update(user=found["user"], group=found["group"], manage_user=False)
+        slices["synapse"]["service"]["running"] = placement.managed
+        slices["synapse"]["service"]["read_write_paths"] = [
+            found["media_store_path"],
+            *_sqlite_directory(cmap["synapse"]["database"]),
+        ]
+    return slices
+
+
+def _synapse_slice(cmap: Map, placement: Placement, minion: str, secret: Secrets) -> dict[str, Any]:
+    here = placement.synapse == minion
+    formula = _synapse_formula(cmap, minion, secret)
+    formula["service"]["running"] = here
+    states = ["base", _synapse_states(placement, minion, otherwise="synapse.prepared")]
+    return {
+        "states": [*states, "transfer.absent" if placement.retired else "transfer"],
+        "synapse": formula,
+        "transfer": {
+            "from": clustermap.address(cmap, cmap["legacy"]["minion"]),
+            "pulls": {
+                name: {**row, "key": secret(f"transfer_{name}_private")}
+                for name, row in transfers(cmap).items()
+            }
+            if not placement.retired
+            else {},
+        },
+    }
+
+
+def _synapse_states(placement: Placement, minion: str, *, otherwise: str) -> str:
+    if placement.moving:
+        return "synapse.prepared"
+    return "synapse" if placement.synapse == minion else otherwise
+
+
+def _proxy_slice(cmap: Map, placement: Placement, minion: str, secret: Secrets) -> dict[str, Any]:
+    return {
+        "states": ["base", "nginx.loaded" if placement.moving else "nginx"],
+        "nginx": _nginx_slice(cmap, placement, minion, secret, relayed=False),
+    }
+
+
+def _nginx_slice(
+    cmap: Map, placement: Placement, minion: str, secret: Secrets, *, relayed: bool
+) -> dict[str, Any]:
+    public = cmap["public"]
+    at_home = minion == cmap["legacy"]["minion"]
+    site: dict[str, Any] = {
+        "name": "saltworks-chat",
+        "server_names": [public["name"]],
+        "ports": list(public["ports"]),
+        "client_max_body_size": public.get("client_max_body_size", "50M"),
+        "well_known": dict(public.get("well_known", {})),
+        "real_ip_from": [],
+        "kind": "relay" if relayed else "synapse",
+    }
+    if relayed:
+        site["relay_to"] = {
+            "address": clustermap.address(cmap, placement.front),
+            "port": public["ports"][0],
+            "name": public["name"],
+        }
+    elif not at_home:
+        site["real_ip_from"] = [clustermap.address(cmap, cmap["legacy"]["minion"])]
+    targets = backends(cmap, placement, minion)
+    return {
+        "manage_server": not at_home,
+        "replaces": list(cmap["legacy"]["nginx_sites"]) if at_home else [],
+        "certificate": {"crt": secret("tls_certificate"), "key": secret("tls_key")},
+        "site": site,
+        "door": {
+            "target": door_target(cmap, placement, minion),
+            "targets": {name: row.as_pillar() for name, row in targets.items()},
+        },
+    }
+
+
+def _synapse_formula(cmap: Map, minion: str, secret: Secrets) -> dict[str, Any]:
+    return {
+        "version": cmap["releases"]["synapse"],
+        "user": USER,
+        "group": USER,
+        "manage_user": True,
+        "config_dir": CONFIG_DIR,
+        "data_dir": DATA_DIR,
+        "config": homeserver_config(cmap, minion, secret),
+        "signing_key": secret("signing_key"),
+        "service": {"name": SERVICE, "enabled": True, "read_write_paths": []},
+    }
+
+
+def _sqlite_directory(database: Mapping[str, Any]) -> list[str]:
+    return [database["path"].rpartition("/")[0]] if database["engine"] == "sqlite3" else []

@@ -1,0 +1,4 @@
+# Clients have been told to come back on new connections, before nginx passes them on.
+legacy-announced:
+  door.announced:
+    - name: door

@@ -1,0 +1,99 @@
+"""What `make lab` shows of milestones: each one's report, and all of them at the end."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from tests.lab import milestones, people, witness
+from tests.lab.driver import Lab
+
+Json = dict[str, Any]
+
+WIDTH = 110
+
+
+def summary(report: Json) -> str:
+    """A report in one line."""
+    if "acknowledged" not in report:
+        return "read back as it was; its witness was cut short, so there are no figures"
+    return (
+        f"{report['acknowledged']} messages, {report['lost']} lost, {report['duplicated']} twice, "
+        f"{report['failed_requests']} requests failed, worst wait "
+        f"{report['worst_wait_seconds']:.1f} s"
+    )
+
+
+def show_report(name: str, report: Json) -> None:
+    """Print what the witness saw of a milestone."""
+    if "acknowledged" not in report:
+        return
+    console = _console()
+    witness.print_report(report, f"{name.upper()}: what the witness saw", console)
+    read = report["read_back"]
+    console.print(
+        f"read back: {read['explained']} differences, all on the whitelist of the new release"
+        if not read["unexplained"]
+        else f"read back: {len(read['unexplained'])} differences that nothing explains"
+    )
+    _print(console)
+
+
+def show_closing(lab: Lab, seed: Path) -> None:
+    """Print all milestones side by side, and how to try the server."""
+    console = _console()
+    table = Table(title="Milestones", title_justify="left")
+    table.add_column("")
+    for word in ("acknowledged", "delivered", "lost", "duplicated", "failed", "worst wait"):
+        table.add_column(word, justify="right")
+    table.add_column("read back", justify="right")
+    for name, milestone in milestones.MILESTONES.items():
+        table.add_row(name.upper(), *_figures(milestones.report_of(lab, name), milestone))
+    console.print(table)
+    console.print(_how_to_try(lab, json.loads(seed.read_text())), markup=False, highlight=False)
+    _print(console)
+
+
+def _figures(report: Json | None, milestone: milestones.Milestone) -> list[str]:
+    if report is None:
+        return ["not run yet"]
+    equal = "differs" if report["read_back"]["unexplained"] else "equal"
+    if "acknowledged" not in report:
+        return ["cut short", *[""] * 5, equal]
+    names = ("acknowledged", "delivered", "lost", "duplicated", "failed_requests")
+    wait = f"{report['worst_wait_seconds']:.1f} s of {milestone.worst_wait:g}"
+    return [*(str(report[name]) for name in names), wait, equal]
+
+
+def _how_to_try(lab: Lab, seed: Json) -> str:
+    users = ", ".join(
+        f"{user['localpart']} / {user['password']} ({user['kind']})"
+        for user in seed["users"]
+        if not user["deactivated"]
+    )
+    inside = f"ip netns exec {lab.settings.netns} curl --cacert {lab.settings.ca}"
+    return (
+        f"{people.PUBLIC_URL} in the network namespace {lab.settings.netns}:\n"
+        f"  {inside} {people.PUBLIC_URL}/_matrix/client/versions\n"
+        f"  users: {users}\n"
+        "  the record: make shell M=salt C='salt-run milestone.status'"
+    )
+
+
+def _console() -> Console:
+    # Not onto the terminal itself: the live table of the steps stands there, and what is
+    # printed through sys.stdout goes above it.
+    return Console(
+        file=io.StringIO(), force_terminal=sys.stdout.isatty(), width=WIDTH, soft_wrap=False
+    )
+
+
+def _print(console: Console) -> None:
+    assert isinstance(console.file, io.StringIO)
+    print(console.file.getvalue(), end="", flush=True)

@@ -1,0 +1,143 @@
+"""A lab of its own for a test that takes the old server apart, and what such tests look at."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.lab import legacy, m0, milestones
+from tests.lab.driver import Lab, LabMachine
+from tests.lab.driver.cleanup import clean, leftovers
+from tests.lab.driver.settings import MASTER
+
+Json = dict[str, Any]
+
+RECORD = "/var/cache/salt/master/saltworks"
+DOOR = "/etc/nginx/saltworks/door.conf"
+
+WATCHED = ("/etc", "/home/matrix", "/opt/synapse", "/var/backups", "/var/lib/synapse", "/srv/www")
+# What the running server writes all the time, and what Python writes when it first reads a file.
+LIVING = ("*/media_store", "*/uploads", "*.log*", "*/homeserver.db*", "*/__pycache__", "*/*.pid")
+UNITS = ("matrix-synapse", "synapse", "nginx", "postgresql@15-main", "slapd", "ssh", "salt-minion")
+
+
+@dataclass
+class Stage:
+    """Master and old server of a lab of its own. seed: what the old server was seeded with."""
+
+    lab: Lab
+    seed: Path
+    layer: Path
+
+    @property
+    def master(self) -> LabMachine:
+        return self.lab.machine(MASTER)
+
+    @property
+    def legacy(self) -> LabMachine:
+        return self.lab.machine(m0.MACHINE)
+
+    def fresh_old_server(self) -> None:
+        """The old server as it was seeded, and a record in which nothing has happened."""
+        self.legacy.destroy()
+        self.legacy.create(layers=[self.layer])
+        if self.master.running:
+            self.master.run(["rm", "-rf", RECORD])
+        self.lab.boot([MASTER, m0.MACHINE])
+        legacy.await_synapse(self.legacy)
+
+    def door(self) -> tuple[str, str | None]:
+        """State of the front door and the target it is open to."""
+        row = self.lab.salt(m0.MACHINE, "door.status")[m0.MACHINE]
+        return row["state"], row["target"]
+
+    def version(self) -> str:
+        """Release of the Synapse that answers on the old server's port."""
+        url = f"{legacy.ADMIN_URL}/_synapse/admin/v1/server_version"
+        return str(json.loads(self.legacy.run(["curl", "-sf", url]).stdout)["server_version"])
+
+    def main_pid(self, unit: str) -> str:
+        """Process id of a unit of the old server, `0` if it does not run."""
+        show = ["systemctl", "show", "--property=MainPID", "--value", unit]
+        return self.legacy.run(show).stdout.strip()
+
+    def state(self, name: str = "m1") -> str:
+        """A milestone's state by the record."""
+        return milestones.status(self.lab)[name]["state"]
+
+
+@contextlib.contextmanager
+def staged(name: str, database: legacy.Database) -> Iterator[Stage]:
+    """A lab called `name`, with an adopted old server; nothing of it stays afterwards."""
+    main = Lab.load()
+    lab = Lab.load(main.settings.root.with_name(f".lab-{name}"), netns=f"sw{name}")
+    clean(lab.settings)
+    try:
+        found = m0.m0(lab, database)
+        stage = Stage(lab, found.seed, found.layer)
+        stage.master.create()
+        lab.push_tree()
+        lab.dns_point(milestones.PUBLIC_NAME, stage.legacy.address)
+        lab.dns_point("www.lale.test", stage.legacy.address)
+        stage.fresh_old_server()
+        milestones.adopt(lab, found.seed)
+        yield stage
+    finally:
+        clean(lab.settings)
+    assert leftovers(lab.settings) == []
+
+
+def snapshot(machine: LabMachine) -> set[str]:
+    """What a run that must change nothing may not change, a line each.
+
+    Files with mode, owner, content or target; units with state and main process; packages;
+    firewall; and of PostgreSQL its databases, roles, slots and settings.
+    """
+    prune = " -o ".join(f"-path {shlex.quote(pattern)}" for pattern in LIVING)
+    find = f"find {' '.join(WATCHED)} \\( {prune} \\) -prune -o"
+    show = "systemctl show --property=Id,ActiveState,UnitFileState,MainPID,DropInPaths"
+    # One line for each unit: what is not loaded still says so.
+    sql = (
+        "SELECT 'database ' || datname FROM pg_database UNION ALL "
+        "SELECT 'role ' || rolname FROM pg_roles UNION ALL "
+        "SELECT 'slot ' || slot_name FROM pg_replication_slots UNION ALL "
+        "SELECT 'setting ' || name || ' ' || setting FROM pg_settings WHERE source <> 'session'"
+    )
+    script = f"""
+        {find} -printf 'entry %p %y %m %u %g %l\\n' 2>/dev/null
+        {find} -type f -print0 2>/dev/null | sort -z | xargs -0 sha256sum
+        for unit in {" ".join(UNITS)}; do echo $({show} $unit); done
+        systemctl list-unit-files --no-legend --no-pager --type=service,socket,timer
+        dpkg-query -W
+        nft list ruleset
+        if systemctl -q is-active postgresql@15-main; then
+            runuser -u postgres -- psql -AtXc {shlex.quote(sql)}
+        fi
+    """
+    lines = set(machine.run(script, timeout=120).stdout.splitlines())
+    assert len(lines) > 1000, f"a snapshot of {machine.name} cannot be so small: {lines}"
+    return lines
+
+
+def steps(answer: Any) -> Json:
+    """Each step of an orchestration by its id."""
+    return {str(row["__id__"]): row for row in answer["data"]["salt_master"].values()}
+
+
+def changes(answer: Any) -> list[str]:
+    """Every step and every state on any minion, in an orchestration's answer, that changed."""
+    if not isinstance(answer, dict):
+        return []
+    found = []
+    for key, value in answer.items():
+        if "_|-" in str(key) and isinstance(value, dict) and value.get("changes"):
+            below = changes(value["changes"])
+            found += below or [f"{value.get('__id__', key)}: {value['changes']}"]
+        else:
+            found += changes(value)
+    return found

@@ -1,0 +1,106 @@
+"""Pillars of roles and orchestrations: what the plan really gives, at every stage of the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from saltworks import plan, slices
+
+MAP: dict[str, Any] = {
+    "name": "lale",
+    "server_name": "lale.test",
+    "public": {"name": "chat.lale.test", "ports": [443, 8448]},
+    "releases": {"synapse": "1.163.2"},
+    "machines": {
+        "salt": {"role": "master", "address": "198.18.0.2"},
+        "legacy": {"role": "legacy", "address": "198.18.0.10"},
+        "proxy": {"role": "proxy", "address": "198.18.0.11"},
+        "synapse": {"role": "synapse", "address": "198.18.0.12"},
+    },
+    "legacy": {
+        "minion": "legacy",
+        "unit": "matrix-synapse.service",
+        "user": "matrix",
+        "group": "matrix",
+        "config_path": "/home/matrix/synapse/homeserver.yaml",
+        "listener": {"address": "127.0.0.1", "port": 8008},
+        "media_store_path": "/home/matrix/synapse/media_store",
+        "nginx_sites": ["/etc/nginx/sites-enabled/matrix"],
+    },
+    "synapse": {
+        "settings": {"macaroon_secret_key": {"secret": "macaroon_secret_key"}},
+        "database": {
+            "engine": "psycopg2", "name": "synapse", "user": "synapse_user", "host": "localhost",
+        },
+        "modules": [{"module": "ldap.Module", "config": {"uri": "ldap://localhost:389"}}],
+        "loopback": [{"path": "modules.0.config.uri", "host": "localhost", "port": 389}],
+    },
+    "build": {},
+    "backup": {"directory": "/var/backups/saltworks"},
+}
+SQLITE = {"engine": "sqlite3", "path": "/home/matrix/synapse/homeserver.db"}
+ARTIFACT = {"source": "salt://releases/synapse.tar.gz", "source_hash": "sha256=" + "0" * 64}
+
+#: Where things stand, from the server as found to the old machine's retirement.
+PLACEMENTS: dict[str, dict[str, Any]] = {
+    "as found": {},
+    "after M1": {"managed": True},
+    "front moved": {"managed": True, "front": "proxy"},
+    "moving": {"managed": True, "front": "proxy", "moving": True},
+    "after M2": {"managed": True, "front": "proxy", "synapse": "synapse"},
+    "retired": {"managed": True, "front": "proxy", "synapse": "synapse", "retired": True},
+}
+#: Runs of M1 alone, on the machine that Synapse has not left.
+ONLY_M1 = ("prepared", "backed_up", "window", "back", "released")
+ACHIEVED: dict[str, dict[str, Any]] = {
+    "first": {},
+    "second run": {"m1": {"state": "achieved"}, "m2": {"state": "achieved"}},
+}
+
+
+def maps() -> Iterator[tuple[str, dict[str, Any]]]:
+    """The cluster maps: each engine, and the old server alone before M2."""
+    yield "postgresql", MAP
+    yield "sqlite", {**MAP, "synapse": {**MAP["synapse"], "database": SQLITE}}
+    alone = {name: MAP["machines"][name] for name in ("salt", "legacy")}
+    yield "old server alone", {**MAP, "machines": alone}
+
+
+def pillars(path: Path) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
+    """Name, pillar and answers of execution functions of every case of an SLS.
+
+    :param path: of the SLS, below the project.
+    """
+    if path.parts[0] == "orch":
+        yield from _of_orchestrations()
+        return
+    role = path.parts[2]
+    for map_name, cmap in maps():
+        for stage, row in PLACEMENTS.items():
+            if row.get("front") and (len(cmap["machines"]) < 4 or path.stem in ONLY_M1):
+                continue
+            machine = {"master": "salt"}.get(role, role)
+            if machine not in cmap["machines"]:
+                continue
+            placement = plan.Placement.recorded(cmap, row)
+            target = "legacy" if placement.managed else "found"
+            functions = {"door.status": {"state": "open", "target": target}}
+            pillar = slices.slice_for(
+                cmap,
+                placement,
+                machine,
+                lambda name: f"<{name}>",
+                artifact=ARTIFACT,
+                host_keys={"legacy": "198.18.0.10 ssh-ed25519 AAAA"},
+            )
+            yield f"{map_name}, {stage}", pillar, functions
+
+
+def _of_orchestrations() -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
+    yield "no map", slices.for_orchestrations(None, None, {}), {}
+    for stage in ("as found", "front moved"):
+        for name, record in ACHIEVED.items():
+            placement = plan.Placement.recorded(MAP, PLACEMENTS[stage])
+            yield f"{stage}, {name}", slices.for_orchestrations(MAP, placement, record), {}
