@@ -46,7 +46,7 @@ def leave(
     if __salt__["service.status"](service):
         taken["drain"] = __salt__["door.drain"](ports, timeout=drain_timeout)["seconds"]
     begun = time.monotonic()
-    _systemctl("disable", "--now", "--quiet", f"{service}.service")
+    _systemctl("disable", "--now", f"{service}.service")
     taken["stop"] = round(time.monotonic() - begun, 3)
     if sqlite:
         begun = time.monotonic()
@@ -84,7 +84,7 @@ def arrive(
             _put_in_place(**sqlite)
         taken["pull"] = round(time.monotonic() - begun, 3)
     begun = time.monotonic()
-    _systemctl("enable", "--now", "--quiet", f"{service}.service")
+    _systemctl("enable", "--now", f"{service}.service")
     taken["start"] = round(time.monotonic() - begun, 3)
     taken["answer"] = __salt__["homeserver.healthy"](url, timeout)["seconds"]
     return taken
@@ -95,7 +95,7 @@ def stop(service: str) -> bool:
 
     :param service: unit name without suffix.
     """
-    _systemctl("disable", "--now", "--quiet", f"{service}.service")
+    _systemctl("disable", "--now", f"{service}.service")
     return True
 
 

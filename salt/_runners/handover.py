@@ -17,7 +17,7 @@ def synapse() -> dict[str, Any]:
     """Move Synapse as the plan says; on a failure it is back where it was.
 
     :returns: the seconds each step took; ``changed`` is False when it has moved already.
-    :raises saltworks.errors.Refused: it did not move; what to do.
+    :raises MachineError: it did not move; where it serves, and what to do.
 
     CLI Example:
 
@@ -33,12 +33,9 @@ def synapse() -> dict[str, Any]:
 
     try:
         return handover.conduct(Machines(__opts__), move, arrived)  # type: ignore[name-defined]
-    except MachineError as error:
+    except handover.Returned as error:
         _place(house, moving=False)
-        next_step = "nothing is lost, Synapse serves where it was: mend this and run it again"
-        raise Refused("handover", [Problem(move.new, str(error), next_step)]) from error
-    except handover.Stranded as error:
-        raise Refused("handover", [Problem(move.new, str(error), "see above")]) from error
+        raise MachineError(str(error)) from error
 
 
 @refusing
@@ -52,10 +49,7 @@ def back() -> str:
         salt-run handover.back
     """
     house, move = _move()
-    try:
-        handover.back(Machines(__opts__), move)  # type: ignore[name-defined]
-    except handover.Stranded as error:
-        raise Refused("handover", [Problem(move.new, str(error), "see above")]) from error
+    handover.back(Machines(__opts__), move)  # type: ignore[name-defined]
     _place(house, synapse=move.old, moving=False)
     return f"Synapse serves on {move.old}"
 

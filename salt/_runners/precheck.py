@@ -145,11 +145,12 @@ def _backup(name: str, facts: precheck_facts.Facts, legacy: str) -> dict[str, An
     engine = precheck_facts.text(facts.cmap, "synapse", "database", "engine")
     if directory is None or engine is None:
         return {}
-    kept = f"{directory}/{name}" if engine == "sqlite3" else directory
-    prefix = f"{kept}." if engine == "sqlite3" else f"{kept}/"
-    manifest = f"{kept}.json" if engine == "sqlite3" else f"{kept}/manifest.json"
-    record = _told(legacy, "pgcluster.read_json", manifest).get("is") or {}
-    proof = (record and _told(legacy, "pgcluster.read_json", f"{prefix}proof.json").get("is")) or {}
+    # The folder and names that salt/roles/legacy/upgrade uses.
+    kept = f"{directory}/{name}"
+    manifest = f"{name}-live.json" if engine == "sqlite3" else "manifest.json"
+    proven = f"{name}-live.proof.json" if engine == "sqlite3" else "proof.json"
+    record = _told(legacy, "pgcluster.read_json", f"{kept}/{manifest}").get("is") or {}
+    proof = (record and _told(legacy, "pgcluster.read_json", f"{kept}/{proven}").get("is")) or {}
     row: dict[str, Any] = {
         "stands": bool(record),
         "schema": (record.get("schema") or {}).get("version"),
@@ -161,12 +162,12 @@ def _backup(name: str, facts: precheck_facts.Facts, legacy: str) -> dict[str, An
     port = precheck_facts.get(facts.cmap, "synapse", "database", "port") or POSTGRESQL_PORT
     cluster = {"port": port}
     if record:
-        standing = _told(legacy, "pgbackup.standing", directory, database, cluster)
+        standing = _told(legacy, "pgbackup.standing", kept, database, cluster)
         if "error" in standing:
             return {**row, **standing}
         row["stands"] = not standing["is"][1]
     if not row["stands"]:
-        checked = _told(legacy, "pgbackup.check", directory, database, cluster)
+        checked = _told(legacy, "pgbackup.check", kept, database, cluster)
         if "error" in checked:
             return {**row, **checked}
         row["problems"] = checked["is"]

@@ -25,7 +25,11 @@ class Caller(Protocol):
     ) -> Any: ...
 
 
-class Stranded(Exception):
+class Returned(Exception):
+    """The move failed, and Synapse serves again where it was."""
+
+
+class Stranded(MachineError):
     """The move failed, and it is not certain that the way back is safe: the door stays shut."""
 
 
@@ -42,7 +46,7 @@ def conduct(
     :param arrived: records the new place; called before the door opens.
     :param clock: seconds.
     :returns: ``changed``, and the seconds of each step and of the whole ``window``.
-    :raises MachineError: it failed, and Synapse serves again where it was.
+    :raises Returned: it failed, and Synapse serves again where it was.
     :raises Stranded: it failed, and the new machine could not be asked whether Synapse
         runs there; two of them on one database would damage it.
     """
@@ -62,7 +66,10 @@ def conduct(
         )
     except MachineError as error:
         back(machines, move, error)
-        raise
+        raise Returned(
+            f"Synapse did not move to {move.new}: {error}. Nothing is lost, it serves on "
+            f"{move.old} as before; mend this and run the milestone again"
+        ) from error
     arrived()
     taken["open"] = machines.call(move.front, "door.open", move.new_target)["seconds"]
     taken["window"] = round(clock() - begun, 3)

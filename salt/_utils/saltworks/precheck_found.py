@@ -34,7 +34,7 @@ def check(made: Survey, name: str, facts: Facts) -> None:
         return
     machine = shared.of_role(facts.cmap, "legacy")
     known = facts.machines.get(machine or "", {}).get("facts")
-    moved = _moved(facts)
+    moved = has_moved(facts)
     if machine and known:
         _unit(made, machine, name, facts, known, moved)
         _configs(made, machine, facts, known)
@@ -44,7 +44,7 @@ def check(made: Survey, name: str, facts: Facts) -> None:
     _migration(made, facts, moved)
 
 
-def _moved(facts: Facts) -> bool:
+def has_moved(facts: Facts) -> bool:
     """Whether a run that died has begun to migrate: the schema is newer than the backup's."""
     now = ((facts.database or {}).get("schema") or {}).get("version")
     then = (facts.backup or {}).get("schema")

@@ -8,6 +8,7 @@ from typing import Any
 from . import plan
 from . import precheck_facts as shared
 from .precheck_facts import MIB, Facts, Needs, Survey
+from .precheck_found import has_moved
 
 
 def check(made: Survey, name: str, needs: Needs, facts: Facts, *, sound: bool, done: bool) -> None:
@@ -163,10 +164,11 @@ def _wishes(role: str, needs: Needs, facts: Facts, made: Survey) -> Iterator[tup
 
 
 def _sqlite_copies(facts: Facts) -> Iterator[tuple[str, int, str]]:
-    database, backup = facts.database or {}, facts.backup or {}
+    database = facts.database or {}
     directory = shared.text(facts.cmap, "backup", "directory")
-    # For PostgreSQL pgbackup.check knows what the backup needs.
-    if database.get("engine") == "sqlite" and directory and not backup.get("stands"):
+    # For PostgreSQL pgbackup.check knows what the backup needs. The copies are taken anew in
+    # each run, until the schema has moved on: then they are the way back, and stand.
+    if database.get("engine") == "sqlite" and directory and not has_moved(facts):
         yield directory, int(2.5 * database["bytes"]) + 64 * MIB, "the backup and its proof"
 
 

@@ -107,7 +107,10 @@ def _legacy_slice(cmap: Map, placement: Placement, minion: str, secret: Secrets)
     if placement.managed:
         states += ["relay"]
         states += ["nginx.absent" if placement.retired else "nginx"]
-        states += [_synapse_states(placement, minion, otherwise="synapse.absent")]
+        if placement.moving:
+            states += ["synapse.prepared"]
+        else:
+            states += ["synapse" if synapse_here else "synapse.absent"]
         states += ["transfer.absent" if placement.retired else "transfer"]
     slices: dict[str, Any] = {
         "states": states,
@@ -153,7 +156,7 @@ def _synapse_slice(cmap: Map, placement: Placement, minion: str, secret: Secrets
     here = placement.synapse == minion
     formula = _synapse_formula(cmap, minion, secret)
     formula["service"]["running"] = here
-    states = ["base", _synapse_states(placement, minion, otherwise="synapse.prepared")]
+    states = ["base", "synapse.prepared" if placement.moving else "synapse"]
     return {
         "states": [*states, "transfer.absent" if placement.retired else "transfer"],
         "synapse": formula,
@@ -167,12 +170,6 @@ def _synapse_slice(cmap: Map, placement: Placement, minion: str, secret: Secrets
             else {},
         },
     }
-
-
-def _synapse_states(placement: Placement, minion: str, *, otherwise: str) -> str:
-    if placement.moving:
-        return "synapse.prepared"
-    return "synapse" if placement.synapse == minion else otherwise
 
 
 def _proxy_slice(cmap: Map, placement: Placement, minion: str, secret: Secrets) -> dict[str, Any]:

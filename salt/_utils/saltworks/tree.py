@@ -14,7 +14,7 @@ from typing import Any
 import salt.cache
 import yaml
 
-from . import bank, clustermap, milestone, plan, releases, slices
+from . import bank, clustermap, plan, releases, slices
 from .errors import Problem, Refused
 from .vault import Vault
 
