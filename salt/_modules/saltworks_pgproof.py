@@ -56,7 +56,9 @@ def prove(
                 "bytes": copy["bytes"],
                 "backup": manifest["when"],
                 "amcheck": _amcheck(copy, manifest["database"], amcheck_seconds),
-                "rehearsal": _rehearse(copy, manifest["database"], settings, value),
+                "rehearsal": _rehearse(
+                    copy, manifest["database"], settings, value, bracket["upto"]
+                ),
             }
         proof["seconds"] = round(time.monotonic() - started, 2)
         __salt__["pgcluster.write_json"](f"{directory}/proof.json", proof)
@@ -126,6 +128,7 @@ def _rehearse(
     database: str,
     settings: Mapping[str, Any],
     before: Mapping[str, Any],
+    upto: int,
 ) -> dict[str, Any] | None:
     """Migrate the copy with the new release, as Synapse's own role, and time it."""
     if not settings:
@@ -163,7 +166,7 @@ def _rehearse(
     )
     seconds = round(time.monotonic() - started, 2)
     state = __salt__["synapse_db.schema"](connection=there)
-    after = __salt__["synapse_fingerprint.take"](there, only=list(before))
+    after = __salt__["synapse_fingerprint.take"](there, only=list(before), upto=upto)
     lost = __salt__["synapse_fingerprint.differences"](before, after, migrated=True)
     if state["pending"] or lost:
         raise CommandExecutionError(

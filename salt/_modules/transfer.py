@@ -61,7 +61,7 @@ def pull(
         f"-o UserKnownHostsFile={KNOWN_HOSTS}"
     )
     command = ["rsync", "--archive", "--delete", "--stats", f"--chown={user}:{user}", "-e", ssh]
-    command += ["--dry-run"] if dry_run else []
+    command += ["--chmod=D0750,F0640", *(["--dry-run"] if dry_run else [])]
     try:
         done = subprocess.run(
             [*command, f"root@{host}:/", f"{destination.rstrip('/')}/"],
