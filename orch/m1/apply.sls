@@ -13,7 +13,6 @@ m1-converged:
     - tgt_type: list
     - highstate: true
     - queue: true
-    - timeout: 900
     - require:
         - milestone: m1-prechecked
 {%- else %}
@@ -29,7 +28,6 @@ m1-release-built:
     - tgt: {{ machines.master }}
     - sls: synapse.built
     - queue: true
-    - timeout: 1800
     - require:
         - milestone: m1-begun
 
@@ -38,7 +36,6 @@ m1-prepared:
     - tgt: {{ machines.legacy }}
     - sls: roles.legacy.upgrade.prepared
     - queue: true
-    - timeout: 900
     - require:
         - salt: m1-release-built
 
@@ -47,7 +44,6 @@ m1-backed-up:
     - tgt: {{ machines.legacy }}
     - sls: roles.legacy.upgrade.backed_up
     - queue: true
-    - timeout: 43200
     - require:
         - salt: m1-prepared
 
@@ -56,7 +52,6 @@ m1-window:
     - tgt: {{ machines.legacy }}
     - sls: roles.legacy.upgrade.window
     - queue: true
-    - timeout: 7200
     - require:
         - salt: m1-backed-up
 
@@ -70,7 +65,6 @@ m1-back:
     - tgt: {{ machines.legacy }}
     - sls: roles.legacy.upgrade.back
     - queue: true
-    - timeout: 7200
     - require:
         - salt: m1-backed-up
     - onfail:
@@ -98,7 +92,6 @@ m1-converged:
     - tgt_type: list
     - highstate: true
     - queue: true
-    - timeout: 900
     - require:
         - milestone: m1-placed
 

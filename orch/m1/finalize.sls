@@ -8,6 +8,5 @@ m1-finalized:
     - tgt: {{ pillar.saltworks.machines.legacy }}
     - sls: roles.legacy.upgrade.finalized
     - queue: true
-    - timeout: 900
     - require:
         - milestone: m1-disarmed

@@ -4,7 +4,6 @@ m1-back:
     - tgt: {{ pillar.saltworks.machines.legacy }}
     - sls: roles.legacy.upgrade.back
     - queue: true
-    - timeout: 7200
 
 m1-recorded-back:
   milestone.rolled_back:

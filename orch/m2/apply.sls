@@ -25,7 +25,6 @@ m2-legacy-prepared:
     - tgt: {{ machines.legacy }}
     - highstate: true
     - queue: true
-    - timeout: 900
     - require:
         - milestone: m2-host-key
 
@@ -35,7 +34,6 @@ m2-new-machines:
     - tgt_type: list
     - highstate: true
     - queue: true
-    - timeout: 1800
     - require:
         - salt: m2-legacy-prepared
 
@@ -44,7 +42,6 @@ m2-copied:
     - tgt: {{ machines.synapse }}
     - sls: transfer.pulled
     - queue: true
-    - timeout: 172800
     - require:
         - salt: m2-new-machines
 
@@ -55,7 +52,6 @@ m2-announced:
     - tgt: {{ machines.legacy }}
     - sls: roles.legacy.announced
     - queue: true
-    - timeout: 120
     - require:
         - salt: m2-copied
     - require_in:
@@ -75,7 +71,6 @@ m2-legacy-passes-on:
     - tgt: {{ machines.legacy }}
     - highstate: true
     - queue: true
-    - timeout: 900
     - require:
         - milestone: m2-front
 
@@ -84,7 +79,6 @@ m2-copied-again:
     - tgt: {{ machines.synapse }}
     - sls: transfer.pulled
     - queue: true
-    - timeout: 172800
     - require:
         - salt: m2-legacy-passes-on
 
@@ -101,6 +95,5 @@ m2-converged:
     - tgt_type: list
     - highstate: true
     - queue: true
-    - timeout: 900
     - require:
         - milestone: {{ 'm2-prechecked' if pillar.saltworks.achieved.m2 else 'm2-handed-over' }}

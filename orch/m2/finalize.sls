@@ -24,6 +24,5 @@ m2-finalized:
     - tgt_type: list
     - highstate: true
     - queue: true
-    - timeout: 900
     - require:
         - milestone: m2-retired

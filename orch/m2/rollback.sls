@@ -15,7 +15,6 @@ m2-legacy-back:
     - tgt: {{ pillar.saltworks.machines.legacy }}
     - highstate: true
     - queue: true
-    - timeout: 900
     - require:
         - milestone: m2-front-back
 

@@ -5,6 +5,7 @@ The order, and the way back, are in ``saltworks.handover``; the front door must 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import sqlite3
@@ -132,4 +133,8 @@ def _put_in_place(directory: str, destination: str, user: str) -> None:
     entry = pwd.getpwnam(user)
     os.chown(temporary, entry.pw_uid, entry.pw_gid)
     os.chmod(temporary, 0o600)
+    # Left by a Synapse of an earlier try; SQLite would roll it back into the new file.
+    for companion in ("-journal", "-wal", "-shm"):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(destination + companion)
     os.replace(temporary, destination)

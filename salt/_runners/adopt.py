@@ -53,10 +53,10 @@ def homeserver(
         )
     target = releases.target(house.root, release)
     machines = Machines(__opts__)
-    machines.call(minion, "saltutil.sync_all", timeout=120)
+    machines.call(minion, "saltutil.sync_all")
     arguments = [unit] if unit else []
-    found = machines.call_unrecorded(minion, "homeserver.read", *arguments, timeout=120)
-    facts = machines.call(minion, "synapse_db.facts", found["config_path"], timeout=60)
+    found = machines.call_unrecorded(minion, "homeserver.read", *arguments)
+    facts = machines.call(minion, "synapse_db.facts", found["config_path"])
     if facts["engine"] == "postgresql":
         found["postgresql_version"] = facts["server_version"]
     found["master"] = _master(machines, house.master_minion.removesuffix("_master"))
@@ -87,7 +87,7 @@ def _master(machines: Machines, name: str) -> dict[str, Any]:
         return {"minion": name, "accepted": False}
     addresses: list[str] = []
     for function in ("network.ip_addrs", "network.ip_addrs6"):
-        addresses += machines.call(name, function, timeout=30)
+        addresses += machines.call(name, function)
     return {"minion": name, "accepted": True, "addresses": addresses}
 
 

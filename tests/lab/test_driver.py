@@ -14,7 +14,7 @@ import pytest
 from tests.lab.driver import PROJECT, Lab, LabMachine, MachineError, SaltRunError, wait_for
 from tests.lab.driver.cleanup import clean, leftovers
 from tests.lab.driver.saltanswer import failures
-from tests.lab.driver.testinfra_backend import NspawnBackend
+from tests.lab.driver.testinfra_backend import machine_host
 
 pytestmark = pytest.mark.lab
 
@@ -116,9 +116,7 @@ def test_cut_cable_is_cut_and_mended(legacy: LabMachine) -> None:
 
 
 def test_testinfra_sees_the_machine(own: Lab, legacy: LabMachine) -> None:
-    backend = NspawnBackend("legacy")
-    backend.machine = legacy
-    done = backend.run("echo %s; exit 4", "a b")
+    done = machine_host(legacy).run("echo %s; exit 4", "a b")
     assert (done.rc, done.stdout) == (4, "a b\n")
 
 

@@ -27,6 +27,7 @@ FILES = (
     "saltworks_sqlite",
     "synapse_db",
     "synapse_fingerprint",
+    "synapse_upgrade",
 )
 
 

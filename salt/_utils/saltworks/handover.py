@@ -20,9 +20,7 @@ ANNOUNCE_SECONDS = 31
 class Caller(Protocol):
     """The part of :class:`saltworks.minions.Machines` that is used."""
 
-    def call(
-        self, minion: str, function: str, *args: Any, timeout: int = 60, **kwargs: Any
-    ) -> Any: ...
+    def call(self, minion: str, function: str, *args: Any, **kwargs: Any) -> Any: ...
 
 
 class Returned(Exception):
@@ -55,15 +53,13 @@ def conduct(
         arrived()
         return {"changed": False}
     if door["state"] != "closed":
-        machines.call(move.front, "door.announce", ANNOUNCE_SECONDS, timeout=90)
+        machines.call(move.front, "door.announce", ANNOUNCE_SECONDS)
     begun = clock()
     taken: dict[str, Any] = {"changed": True}
     try:
         taken["close"] = machines.call(move.front, "door.close")["seconds"]
-        taken["leave"] = machines.call(move.old, "synapse_move.leave", timeout=900, **move.leave)
-        taken["arrive"] = machines.call(
-            move.new, "synapse_move.arrive", timeout=3600, **move.arrive
-        )
+        taken["leave"] = machines.call(move.old, "synapse_move.leave", **move.leave)
+        taken["arrive"] = machines.call(move.new, "synapse_move.arrive", **move.arrive)
     except MachineError as error:
         back(machines, move, error)
         raise Returned(
@@ -91,7 +87,7 @@ def back(machines: Caller, move: Handover, cause: Exception | None = None) -> No
             "people have written there since; mend what is wrong and go on with the milestone"
         )
     try:
-        machines.call(move.new, "synapse_move.stop", move.arrive["service"], timeout=120)
+        machines.call(move.new, "synapse_move.stop", move.arrive["service"])
     except MachineError as error:
         raise Stranded(
             f"{f'{cause}; and ' if cause else ''}{move.new} does not say whether Synapse runs "
@@ -102,7 +98,6 @@ def back(machines: Caller, move: Handover, cause: Exception | None = None) -> No
     machines.call(
         move.old,
         "synapse_move.arrive",
-        timeout=120,
         service=move.leave["service"],
         url=move.old_url,
         pulls=pulls,

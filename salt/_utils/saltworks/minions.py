@@ -14,6 +14,9 @@ import salt.utils.jid
 
 from .errors import Problem
 
+#: After how many seconds without an answer a machine is asked whether it is still at work.
+ASK_SECONDS = 15
+
 #: How long the master may take to write an answer into its job cache.
 FORGET_SECONDS = 10
 
@@ -42,10 +45,14 @@ class Machines:
         answers = self._client.cmd(minions, "test.ping", tgt_type="list", timeout=timeout)
         return {name for name, answer in answers.items() if answer is True}
 
-    def call(self, minion: str, function: str, *args: Any, timeout: int = 60, **kwargs: Any) -> Any:
+    def call(
+        self, minion: str, function: str, *args: Any, timeout: int = ASK_SECONDS, **kwargs: Any
+    ) -> Any:
         """Call one function on one machine.
 
-        :param timeout: bound in seconds.
+        :param timeout: seconds without an answer after which the machine is asked whether
+            it still works on it; as long as it says so it is waited for. The function
+            itself is bounded on the machine.
         :raises MachineError: no answer, or the function failed there.
         """
         answers = self._client.cmd(
@@ -59,7 +66,9 @@ class Machines:
         )
         return self._answer(minion, function, answers, timeout)
 
-    def call_unrecorded(self, minion: str, function: str, *args: Any, timeout: int = 60) -> Any:
+    def call_unrecorded(
+        self, minion: str, function: str, *args: Any, timeout: int = ASK_SECONDS
+    ) -> Any:
         """Like :meth:`call`, for answers that hold secrets: the job cache forgets them."""
         pub = self._client.run_job([minion], function, list(args), tgt_type="list", timeout=timeout)
         jid = pub.get("jid")
@@ -79,7 +88,7 @@ class Machines:
             _forget(folder, folder / minion / "return.p")
 
     def attempt(
-        self, minion: str, function: str, *args: Any, timeout: int = 60, **kwargs: Any
+        self, minion: str, function: str, *args: Any, timeout: int = ASK_SECONDS, **kwargs: Any
     ) -> tuple[Any, list[Problem]]:
         """:meth:`call`, with a failure as a problem instead of an exception."""
         try:

@@ -243,7 +243,7 @@ def handover(cmap: Map) -> Handover:
     leave: dict[str, Any] = {"service": SERVICE, "ports": [PORT]}
     arrive: dict[str, Any] = {
         "service": SERVICE,
-        "url": f"http://{clustermap.address(cmap, new)}:{PORT}",
+        "url": f"http://{endpoint(clustermap.address(cmap, new), PORT)}",
         "pulls": pulls,
     }
     if database["engine"] == "sqlite3":
@@ -306,10 +306,16 @@ def _dsn_port(database: Mapping[str, Any]) -> int:
 def _relay(here: str, host: str, port: int, allow: str) -> dict[str, Any]:
     target = "127.0.0.1" if host == "localhost" else host
     return {
-        "listen": f"{here}:{port + RELAY_OFFSET}",
+        "listen": endpoint(here, port + RELAY_OFFSET),
+        # Never in brackets: systemd-socket-proxyd takes what is before the last colon as it is.
         "target": f"{target}:{port}",
         "allow": [allow],
     }
+
+
+def endpoint(address: str, port: int) -> str:
+    """Address and port as URLs and systemd's ListenStream have them: IPv6 in brackets."""
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 def _relocate(config: dict[str, Any], row: Mapping[str, Any], address: str) -> None:
@@ -321,10 +327,10 @@ def _relocate(config: dict[str, Any], row: Mapping[str, Any], address: str) -> N
     port = row["port"] + RELAY_OFFSET
     value = str(node[last])
     if "://" in value:
-        node[last] = urlunsplit(urlsplit(value)._replace(netloc=f"{address}:{port}"))
+        node[last] = urlunsplit(urlsplit(value)._replace(netloc=endpoint(address, port)))
     elif isinstance(node, list):
         # Beside an entry of a list there is no place for its port.
-        node[last] = f"{address}:{port}"
+        node[last] = endpoint(address, port)
     else:
         node[last] = address
         node[port_key(last)] = port

@@ -20,6 +20,7 @@ from .plan import (
     backends,
     door_target,
     drain_port,
+    endpoint,
     homeserver_config,
     relays,
     transfers,
@@ -99,7 +100,7 @@ def _master_slice(cmap: Map, placement: Placement, minion: str, secret: Secrets)
 
 
 def _legacy_slice(cmap: Map, placement: Placement, minion: str, secret: Secrets) -> dict[str, Any]:
-    found = cmap["legacy"]
+    found, listener = cmap["legacy"], cmap["legacy"]["listener"]
     front_here = placement.front == minion
     synapse_here = placement.synapse == minion
     synapse = clustermap.the_machine(cmap, "synapse")
@@ -126,7 +127,7 @@ def _legacy_slice(cmap: Map, placement: Placement, minion: str, secret: Secrets)
             "background_updates": cmap.get("upgrade", {}).get("background_updates"),
             "drain_port": drain_port(cmap, placement),
             "url": f"http://127.0.0.1:{PORT}",
-            "found_url": f"http://{found['listener']['address']}:{found['listener']['port']}",
+            "found_url": f"http://{endpoint(listener['address'], listener['port'])}",
         },
         "nginx": _nginx_slice(cmap, placement, minion, secret, relayed=not front_here),
         "transfer": {
@@ -162,11 +163,12 @@ def _synapse_slice(cmap: Map, placement: Placement, minion: str, secret: Secrets
         "synapse": formula,
         "transfer": {
             "from": clustermap.address(cmap, cmap["legacy"]["minion"]),
+            # Once people write here, fetching again would delete what they wrote.
             "pulls": {
                 name: {**row, "key": secret(f"transfer_{name}_private")}
                 for name, row in transfers(cmap).items()
             }
-            if not placement.retired
+            if not here and not placement.retired
             else {},
         },
     }

@@ -12,7 +12,6 @@ import socket
 from typing import Any
 
 from .lab import Lab
-from .testinfra_backend import register
 
 INSIDE = "SALTWORKS_INSIDE"
 """Set in the environment of a test process that runs in the namespace."""
@@ -27,6 +26,5 @@ def _getaddrinfo(host: Any, *args: Any, **kwargs: Any) -> Any:
 
 def pytest_configure() -> None:
     """Called by pytest once it knows its options."""
-    register()
     if os.environ.get(INSIDE):
         socket.getaddrinfo = _getaddrinfo

@@ -29,8 +29,6 @@ ANSWERING = DATA / "answering.py"
 MASTER_CONF = """\
 # Written by the lab. The project's own settings are in master.d.
 interface: {address}
-timeout: 10
-gather_job_timeout: 10
 log_level: warning
 log_level_logfile: info
 enable_fqdns_grains: False

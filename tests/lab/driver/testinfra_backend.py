@@ -1,16 +1,14 @@
-"""pytest-testinfra on the lab's machines: ``machine_host("legacy")``."""
+"""pytest-testinfra on the lab's machines."""
 
 from __future__ import annotations
 
 import shlex
 from typing import Any
 
-import testinfra
-import testinfra.backend
 from testinfra.backend import base
 from testinfra.host import Host
 
-from .lab import Lab
+from .machine import Machine
 from .process import execute
 
 
@@ -19,9 +17,9 @@ class NspawnBackend(base.BaseBackend):
 
     NAME = "nspawn"
 
-    def __init__(self, name: str, *args: Any, **kwargs: Any) -> None:
-        super().__init__(name, *args, **kwargs)
-        self.machine = Lab.load().machine(name)
+    def __init__(self, machine: Machine, **kwargs: Any) -> None:
+        super().__init__(machine.name, **kwargs)
+        self.machine = machine
 
     def run(self, command: str, *args: str, **_: Any) -> base.CommandResult:
         text = self.get_command(command, *args)
@@ -30,12 +28,6 @@ class NspawnBackend(base.BaseBackend):
         return self.result(code, shlex.join(words).encode(), out, err)
 
 
-def register() -> None:
-    """Make ``nspawn://<machine>`` known to testinfra."""
-    testinfra.backend.BACKENDS[NspawnBackend.NAME] = f"{__name__}.NspawnBackend"
-
-
-def machine_host(name: str) -> Host:
+def machine_host(machine: Machine) -> Host:
     """A testinfra host for a running machine."""
-    register()
-    return testinfra.get_host(f"nspawn://{name}")
+    return Host(NspawnBackend(machine))

@@ -131,7 +131,12 @@ def test_a_mark_stands_once_the_database_has_moved_on(
 
 
 def test_acting_states_touch_nothing_in_test_mode() -> None:
-    salt = Calls()
+    # The two reads are all that is answered: anything else would be a KeyError.
+    salt = Calls(
+        pgbackup__status={"manifest": MANIFEST},
+        pgbackup__moved_on=True,
+        sqlitebackup__moved_on=True,
+    )
     pg, lite = state("pgbackup", salt, True), state("sqlitebackup", salt, True)
     for result in (
         pg.restored("m1", "/b"),
@@ -140,4 +145,41 @@ def test_acting_states_touch_nothing_in_test_mode() -> None:
         lite.restored("m1", "/b"),
     ):
         assert (result["result"], result["changes"]) == (None, {})
-    assert salt.seen == []
+    assert salt.seen == ["pgbackup.status", "pgbackup.moved_on", "sqlitebackup.moved_on"]
+
+
+@pytest.mark.parametrize("test", [True, False])
+@pytest.mark.parametrize(
+    ("name", "answers"),
+    [
+        ("pgbackup", {"pgbackup__status": {"manifest": None}}),
+        ("pgbackup", {"pgbackup__status": {"manifest": MANIFEST}, "pgbackup__moved_on": False}),
+        ("sqlitebackup", {"sqlitebackup__moved_on": False}),
+    ],
+)
+def test_nothing_is_put_back_over_a_database_that_never_left_its_schema(
+    name: str, answers: dict[str, Any], test: bool
+) -> None:
+    salt = Calls(**answers)
+    result = state(name, salt, test).restored("m1", "/b")
+    assert (result["result"], result["changes"]) == (True, {})
+    assert "has not left the schema" in result["comment"]
+
+
+@pytest.mark.parametrize(
+    ("name", "more"),
+    [("pgbackup", {"pgbackup__status": {"manifest": MANIFEST}}), ("sqlitebackup", {})],
+)
+def test_a_database_that_moved_on_is_put_back_once(name: str, more: dict[str, Any]) -> None:
+    seconds: Any = {"total": 2.0} if name == "pgbackup" else 2.0
+    done = {"changed": True, "failed": "aside", "point": "p", "seconds": seconds}
+    answers = {**more, f"{name}__moved_on": True, f"{name}__restore": done}
+    result = state(name, Calls(**answers), False).restored("m1", "/b")
+    assert result["result"] is True
+    assert result["changes"]["database"]["old"] == "kept as aside"
+    answers[f"{name}__restore"] = {**done, "changed": False}
+    again = state(name, Calls(**answers), False).restored("m1", "/b")
+    assert (again["result"], again["changes"]) == (True, {})
+    answers[f"{name}__restore"] = CommandExecutionError("the copy is damaged")
+    failed = state(name, Calls(**answers), False).restored("m1", "/b")
+    assert (failed["result"], failed["comment"]) == (False, "the copy is damaged")

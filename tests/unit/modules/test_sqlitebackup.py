@@ -84,6 +84,17 @@ def test_a_copy_is_taken_while_synapse_writes(site: dict[str, str], salt: dict[s
     assert copy["fingerprint"]["count:events"] >= 21
 
 
+def test_no_copy_to_come_back_to_while_the_old_release_has_updates_to_finish(
+    site: dict[str, str], salt: dict[str, Any]
+) -> None:
+    execute(site["source"], "INSERT INTO background_updates VALUES ('slow_index', '{}')")
+    with pytest.raises(CommandExecutionError, match=r"1 background .*slow_index.* finish them"):
+        salt["sqlitebackup.take"](site["source"], site["folder"], "m1")
+    assert not os.path.exists(f"{site['folder']}/m1.json")
+    # For practice, with Synapse running, it may wait: the rehearsal finishes them.
+    assert salt["sqlitebackup.take"](site["source"], site["folder"], "live", live=True)["changed"]
+
+
 def test_a_writer_in_the_window_is_noticed(site: dict[str, str], salt: dict[str, Any]) -> None:
     inside = salt["sqlitebackup.take"].__globals__
     honest = inside["_copy"]
@@ -130,7 +141,9 @@ def test_rollback_keeps_the_failed_file_and_leaves_no_stale_journal(
 ) -> None:
     os.chmod(site["source"], 0o640)
     salt["sqlitebackup.take"](site["source"], site["folder"], "m1")
+    assert not salt["sqlitebackup.moved_on"]("m1", site["folder"])
     salt["synapse_db.migrate"](site["config"], site["release"])
+    assert salt["sqlitebackup.moved_on"]("m1", site["folder"])
     execute(site["source"], synapse_tables.event(40))
     Path(site["source"] + "-journal").write_bytes(b"")
     done = salt["sqlitebackup.restore"]("m1", site["folder"])

@@ -1,0 +1,159 @@
+"""Both ends of Synapse's move, with a systemd that only takes notes."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from salt.exceptions import CommandExecutionError
+
+from tests.unit.modules.minion_modules import load
+
+
+class Machine:
+    """``synapse_move`` on a machine whose Synapse runs or not."""
+
+    def __init__(self, runs: bool) -> None:
+        self.runs = runs
+        self.events: list[str] = []
+        self.fails: set[str] = set()
+        self.move: Any = load("_modules", "synapse_move", salt={
+            "service.status": lambda unit: self.runs,
+            "door.drain": lambda ports, timeout: self.note(f"drain {ports} {timeout:g}"),
+            "transfer.pull": lambda **row: self.note(f"pull {row['source']}"),
+            "homeserver.healthy": lambda url, timeout: self.note(f"healthy {url}"),
+        })
+        self.move.subprocess = SimpleNamespace(run=self._run)
+
+    def note(self, event: str) -> dict[str, float]:
+        self.events.append(event)
+        if event.split()[0] in self.fails:
+            raise CommandExecutionError(f"{event} failed")
+        return {"seconds": 0.5}
+
+    def _run(self, argv: list[str], **more: Any) -> Any:
+        self.events.append(" ".join(argv[1:]))
+        failed = argv[1] in self.fails
+        return SimpleNamespace(returncode=int(failed), stderr="no such unit" if failed else "")
+
+
+STOPPED = "disable --now synapse.service"
+STARTED = "enable --now synapse.service"
+
+
+def execute(path: Path, script: str) -> None:
+    with closing(sqlite3.connect(path)) as db:
+        db.executescript(script)
+
+
+def notes(path: Path) -> list[str]:
+    with closing(sqlite3.connect(path)) as db:
+        return [row[0] for row in db.execute("SELECT text FROM notes")]
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    path = tmp_path / "old.db"
+    execute(path, "CREATE TABLE notes (text text); INSERT INTO notes VALUES ('kept');")
+    return path
+
+
+def test_requests_end_before_synapse_is_stopped_for_good() -> None:
+    machine = Machine(runs=True)
+    taken = machine.move.leave("synapse", [8008], drain_timeout=4)
+    assert machine.events == ["drain [8008] 4", STOPPED]
+    assert taken["drain"] == 0.5
+    assert set(taken) == {"drain", "stop"}
+
+
+def test_requests_that_do_not_end_stop_nothing(database: Path, tmp_path: Path) -> None:
+    machine = Machine(runs=True)
+    machine.fails = {"drain"}
+    copy = {"source": str(database), "directory": str(tmp_path / "handover")}
+    with pytest.raises(CommandExecutionError, match="drain"):
+        machine.move.leave("synapse", [8008], sqlite=copy)
+    assert machine.events == ["drain [8008] 5"]
+    assert not (tmp_path / "handover").exists()
+
+
+def test_leaving_twice_stops_what_is_stopped_and_waits_for_nobody() -> None:
+    machine = Machine(runs=False)
+    machine.move.leave("synapse", [8008])
+    assert machine.events == [STOPPED]
+
+
+def test_the_copy_is_made_after_the_stop_and_anew_each_time(
+    database: Path, tmp_path: Path
+) -> None:
+    machine = Machine(runs=True)
+    folder = tmp_path / "handover"
+    sqlite = {"source": str(database), "directory": str(folder)}
+    assert "copy" in machine.move.leave("synapse", [8008], sqlite=sqlite)
+    assert folder.stat().st_mode & 0o777 == 0o700
+    execute(database, "INSERT INTO notes VALUES ('later')")
+    machine.move.leave("synapse", [8008], sqlite=sqlite)
+    assert notes(folder / "homeserver.db") == ["kept", "later"]
+
+    machine.fails = {"disable"}
+    (folder / "homeserver.db").unlink()
+    with pytest.raises(CommandExecutionError, match="no such unit"):
+        machine.move.leave("synapse", [8008], sqlite=sqlite)
+    assert not (folder / "homeserver.db").exists()
+
+
+def test_arriving_fetches_all_then_starts_then_waits_for_an_answer() -> None:
+    machine = Machine(runs=False)
+    pulls = [{"source": "/media"}, {"source": "/handover"}]
+    taken = machine.move.arrive("synapse", "http://s:8008", pulls)
+    assert machine.events == ["pull /media", "pull /handover", STARTED, "healthy http://s:8008"]
+    assert set(taken) == {"pull", "start", "answer"}
+
+
+def test_a_synapse_that_runs_keeps_what_it_has(database: Path, tmp_path: Path) -> None:
+    machine = Machine(runs=True)
+    sqlite = {"directory": str(tmp_path / "none"), "destination": str(database), "user": "nobody"}
+    machine.move.arrive("synapse", "http://s:8008", [{"source": "/media"}], sqlite=sqlite)
+    assert machine.events == [STARTED, "healthy http://s:8008"]
+    assert notes(database) == ["kept"]
+
+
+@pytest.mark.parametrize("step", ["pull", "enable", "healthy"])
+def test_what_fails_on_arrival_is_the_last_thing_done(step: str) -> None:
+    machine = Machine(runs=False)
+    machine.fails = {step}
+    with pytest.raises(CommandExecutionError):
+        machine.move.arrive("synapse", "http://s:8008", [{"source": "/media"}])
+    assert machine.events[-1].startswith(step)
+
+
+def test_the_fetched_database_is_put_in_place_whole_and_its_owner_s_alone(
+    database: Path, tmp_path: Path
+) -> None:
+    machine = Machine(runs=True)
+    folder, place = tmp_path / "handover", tmp_path / "new.db"
+    machine.move.leave(
+        "synapse", [8008], sqlite={"source": str(database), "directory": str(folder)}
+    )
+    machine.runs = False
+    # Of an earlier try that was killed: a hot journal would be rolled back into the new file.
+    place.write_bytes(b"of an earlier try")
+    for companion in ("-journal", "-wal", "-shm"):
+        Path(f"{place}{companion}").write_bytes(b"stale")
+    row = {"directory": str(folder), "destination": str(place), "user": getpass.getuser()}
+    machine.move.arrive("synapse", "http://s:8008", [], sqlite=row)
+    assert notes(place) == ["kept"]
+    assert place.stat().st_mode & 0o777 == 0o600
+    assert place.stat().st_uid == os.getuid()
+    assert sorted(p.name for p in tmp_path.glob("new.db*")) == ["new.db"]
+
+
+def test_stopping_is_for_after_a_reboot_too() -> None:
+    machine = Machine(runs=True)
+    assert machine.move.stop("synapse") is True
+    assert machine.events == [STOPPED]
