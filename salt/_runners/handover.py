@@ -34,7 +34,8 @@ def synapse() -> dict[str, Any]:
     try:
         return handover.conduct(Machines(__opts__), move, arrived)  # type: ignore[name-defined]
     except handover.Returned as error:
-        _place(house, moving=False)
+        # An earlier run may have recorded that it arrived, and died before the door opened.
+        _place(house, synapse=move.old, moving=False)
         raise MachineError(str(error)) from error
 
 

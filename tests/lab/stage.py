@@ -5,13 +5,18 @@ from __future__ import annotations
 import contextlib
 import json
 import shlex
+import shutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from saltworks import plan
+
 from tests.lab import legacy, m0, milestones
-from tests.lab.driver import Lab, LabMachine
+from tests.lab.driver import PROJECT, Lab, LabMachine
+from tests.lab.driver.cache import files_digest, made, path_of
 from tests.lab.driver.cleanup import clean, leftovers
 from tests.lab.driver.settings import MASTER
 
@@ -41,6 +46,17 @@ class Stage:
     @property
     def legacy(self) -> LabMachine:
         return self.lab.machine(m0.MACHINE)
+
+    def say(self, text: str) -> None:
+        """What goes on, for the report of a test that failed."""
+        print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
+
+    def orchestrate(self, name: str, test: bool = False) -> Json:
+        """An orchestration's answer. Raises SaltRunError with every step that failed."""
+        self.say(name)
+        answer = milestones.orchestrate(self.lab, name, self.say, test=test)
+        self.say(f"{name} ended")
+        return answer
 
     def fresh_old_server(self) -> None:
         """The old server as it was seeded, and a record in which nothing has happened."""
@@ -81,15 +97,49 @@ def staged(name: str, database: legacy.Database) -> Iterator[Stage]:
         found = m0.m0(lab, database)
         stage = Stage(lab, found.seed, found.layer)
         stage.master.create()
+        _lend_release(stage)
         lab.push_tree()
         lab.dns_point(milestones.PUBLIC_NAME, stage.legacy.address)
         lab.dns_point("www.lale.test", stage.legacy.address)
         stage.fresh_old_server()
         milestones.adopt(lab, found.seed)
         yield stage
+        _keep_release(stage)
     finally:
         clean(lab.settings)
     assert leftovers(lab.settings) == []
+
+
+def _release_inputs(lab: Lab) -> Json:
+    sources = [
+        *sorted((PROJECT / "formulas/synapse/files/releases").iterdir()),
+        *sorted((PROJECT / "formulas/synapse").glob("*.*")),
+        *sorted((PROJECT / "salt").glob("_*/synapse_release.py")),
+    ]
+    names = [lab.images.base().name, lab.mirror.wheels().name]
+    return {"builder": files_digest(*sources), "from": names}
+
+
+def _lend_release(stage: Stage) -> None:
+    """The new release as an earlier test built it: building takes half a minute each time."""
+    kept = path_of(stage.lab.settings.cache, "release", _release_inputs(stage.lab))
+    if kept.exists():
+        shutil.copytree(kept, _artifacts(stage), dirs_exist_ok=True)
+
+
+def _keep_release(stage: Stage) -> None:
+    built = _artifacts(stage)
+
+    def keep(folder: Path) -> None:
+        shutil.copytree(built, folder, dirs_exist_ok=True)
+
+    # The builder writes the hash last.
+    if any(built.glob("*.sha256")):
+        made(stage.lab.settings.cache, "release", _release_inputs(stage.lab), keep)
+
+
+def _artifacts(stage: Stage) -> Path:
+    return stage.master.root / plan.ARTIFACTS_DIR.lstrip("/")
 
 
 def snapshot(machine: LabMachine) -> set[str]:

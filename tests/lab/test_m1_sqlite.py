@@ -21,7 +21,7 @@ def stage() -> Iterator[Stage]:
 
 def test_m1_of_a_server_on_sqlite(stage: Stage) -> None:
     # It raises for anything lost, doubled or failed, a wait too long, or an unexplained difference.
-    report = milestones.conduct(stage.lab, "m1", stage.seed)
+    report = milestones.conduct(stage.lab, "m1", stage.seed, stage.say)
     assert report["acknowledged"] > 100
     assert stage.state() == "achieved"
     assert stage.door() == ("open", "legacy")
@@ -31,7 +31,7 @@ def test_m1_of_a_server_on_sqlite(stage: Stage) -> None:
 def test_a_second_run_changes_nothing(stage: Stage) -> None:
     pid = stage.main_pid("synapse")
     assert pid != "0"
-    answer = milestones.orchestrate(stage.lab, "orch.m1")
+    answer = stage.orchestrate("orch.m1")
     assert changes(answer) == []
     assert "No changes made to" in steps(answer)["m1-converged"]["comment"]
     assert stage.main_pid("synapse") == pid

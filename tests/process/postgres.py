@@ -17,6 +17,9 @@ from typing import Any
 MODULES = Path(__file__).parents[2] / "salt" / "_modules"
 STATES = Path(__file__).parents[2] / "salt" / "_states"
 
+#: Of Synapse's role: with all that a careless way of passing it on would break at.
+PASSWORD = "p:w\\d 'x=#"
+
 FILES = (
     "saltworks_pg",
     "saltworks_pgcluster",

@@ -97,9 +97,24 @@ def test_request_in_flight_ends_before_the_drain_does(front: FrontDoor) -> None:
     assert status == [200]
 
 
-def test_long_poll_that_is_cut_is_answered_by_the_next(front: FrontDoor) -> None:
+SLIDING = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
+
+
+@pytest.mark.parametrize(
+    ("method", "asked", "again"),
+    [
+        ("GET", f"{SYNC}?filter=%7B%22a%22%3A1%7D&timeout=30000&since=s1_2", None),
+        ("GET", f"{SYNC}?timeout=30000", f"{SYNC}?timeout=0"),
+        ("GET", f"{SYNC}?set_timeout=7&since=s1", f"{SYNC}?set_timeout=7&since=s1"),
+        ("POST", f"{SLIDING}?pos=4&timeout=30000", f"{SLIDING}?pos=4&timeout=0"),
+    ],
+)
+def test_long_poll_that_is_cut_is_asked_again_without_its_waiting_time(
+    front: FrontDoor, method: str, asked: str, again: str | None
+) -> None:
     status: list[int] = []
-    poller = threading.Thread(target=lambda: status.append(front.request("GET", SYNC)))
+    body = b"{}" if method == "POST" else None
+    poller = threading.Thread(target=lambda: status.append(front.request(method, asked, body)))
     poller.start()
     wait_for("the poll", lambda: bool(front.door.established([front.ports["found"][1]])))
     front.close(notice=0)
@@ -109,6 +124,8 @@ def test_long_poll_that_is_cut_is_answered_by_the_next(front: FrontDoor) -> None
     front.door.open_("synapse")
     poller.join(15)
     assert status == [200]
+    # The rest of the query arrives as it was sent, byte by byte.
+    assert front.did(method, again or asked.replace("timeout=30000", "timeout=0")) == 1
 
 
 def test_window_given_up_leaves_everything_as_it_was(front: FrontDoor) -> None:

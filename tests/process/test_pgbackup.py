@@ -9,17 +9,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from salt.exceptions import CommandExecutionError
 
 from tests.process import postgres, synapse_tables
-
-PASSWORD = "p:w\\d 'x=#"
 
 
 def wait_for(ready: Callable[[], Any], what: str, seconds: float = 30) -> Any:
@@ -32,66 +29,6 @@ def wait_for(ready: Callable[[], Any], what: str, seconds: float = 30) -> Any:
             return value
         pause.wait(0.05)
     raise AssertionError(f"waited {seconds} s for {what}")
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[dict[str, Any]]:
-    with postgres.cluster() as at:
-        postgres.psql(at, "CREATE DATABASE other;")
-        place = f"{at['socket']}/space"
-        postgres.as_user(at, "mkdir", place)
-        postgres.psql(at, f"CREATE TABLESPACE far LOCATION '{place}';")
-        postgres.psql(at, "CREATE TABLE notes (n integer) TABLESPACE far;", "other")
-        quoted = PASSWORD.replace("'", "''")
-        postgres.psql(
-            at, f"CREATE ROLE synapse_user LOGIN PASSWORD '{quoted}'; CREATE ROLE reader;"
-        )
-        yield at
-
-
-@pytest.fixture
-def salt() -> dict[str, Any]:
-    return postgres.loaded()
-
-
-@pytest.fixture
-def site(server: dict[str, Any], salt: dict[str, Any], tmp_path: Path) -> Iterator[dict[str, Any]]:
-    """A database of Synapse's shape, its homeserver.yaml, a release, a backup folder."""
-    postgres.psql(
-        server,
-        "CREATE DATABASE synapse OWNER synapse_user TEMPLATE template0 ENCODING 'UTF8' "
-        "LC_COLLATE 'C' LC_CTYPE 'C';\n"
-        "GRANT CONNECT ON DATABASE synapse TO reader;\n"
-        "ALTER DATABASE synapse SET work_mem = '7MB';",
-    )
-    events = "".join(synapse_tables.event(n) for n in range(1, 21))
-    postgres.psql(
-        server,
-        f"SET ROLE synapse_user; {synapse_tables.TABLES} {events} GRANT SELECT ON users TO reader;",
-        "synapse",
-    )
-    config = tmp_path / "homeserver.yaml"
-    args = {
-        "user": "synapse_user",
-        "password": PASSWORD,
-        "database": "synapse",
-        "host": "127.0.0.1",
-        "port": server["port"],
-        "cp_min": 1,
-    }
-    config.write_text(
-        yaml.safe_dump({"server_name": "x", "database": {"name": "psycopg2", "args": args}})
-    )
-    folder = f"{server['top']}/backup"
-    yield {
-        "at": server,
-        "config": str(config),
-        "folder": folder,
-        "release": synapse_tables.release(tmp_path / "release"),
-    }
-    salt["pgbackup.release"](folder, server, keep=False)
-    for name in ["synapse", *salt["pgrestore.failed"](server)]:
-        postgres.psql(server, f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE);')
 
 
 def rows(site: dict[str, Any], query: str, database: str = "synapse") -> str:
@@ -265,7 +202,7 @@ def test_no_mark_while_synapse_is_connected(site: dict[str, Any], salt: dict[str
     session = subprocess.Popen(
         [f"{at['bindir']}/psql", *f"-X -q -h 127.0.0.1 -p {at['port']} -U synapse_user".split()],
         stdin=subprocess.PIPE,
-        env={**os.environ, "PGPASSWORD": PASSWORD, "PGDATABASE": "synapse"},
+        env={**os.environ, "PGPASSWORD": postgres.PASSWORD, "PGDATABASE": "synapse"},
     )
     try:
         wait_for(
@@ -454,7 +391,7 @@ def test_a_password_is_in_no_argument_and_in_no_file_that_others_read(
     with salt["pgcluster.service"](connection) as environment:
         path = environment["PGSERVICEFILE"]
         assert os.stat(path).st_mode & 0o777 == 0o600
-        assert PASSWORD not in " ".join(environment.values())
+        assert postgres.PASSWORD not in " ".join(environment.values())
     assert not os.path.exists(path)
     connection["params"]["password"] = "wrong-secret"
     with pytest.raises(CommandExecutionError) as refused:

@@ -55,7 +55,7 @@ def test_no_request_is_asked_twice_that_may_not_be(server: Server) -> None:
     shown = server.test().stdout
     for block in re.findall(r"location ([^{]+?) {(.*?)\n    }", shown, re.S):
         if "non_idempotent" in block[1]:
-            assert "simplified_msc3575" in block[0] or block[0] == "@leaving_sliding"
+            assert block[0] == "@polls_held"
 
 
 def test_token_of_an_old_client_is_not_logged(server: Server) -> None:

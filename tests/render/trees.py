@@ -7,18 +7,20 @@ stand on. See :func:`cases_for`.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
 import re
+from collections import UserDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import salt.config
-import salt.loader
 import salt.state
 import salt.utils.dictupdate
+import salt.utils.secret
 import salt.utils.templates
 import yaml
 
@@ -117,6 +119,14 @@ def all_cases() -> list[Case]:
     return [case for sls, path in sls_files().items() for case in cases_for(sls, path, cases)]
 
 
+#: Where Salt begins to number states that name no order of their own.
+FIRST_ORDER = 10000
+
+
+class Pillar(UserDict[str, Any]):
+    """The one mapping that all loaded modules hold; of a plain dict each would get a copy."""
+
+
 class Renderer:
     """Salt's state compiler over the tree; one for all cases, as loading it is slow."""
 
@@ -146,9 +156,13 @@ class Renderer:
         )
         self.opts = opts
         self.included: set[str] = set()
-        #: Of the last case only: each holds its own copy of all that was loaded.
-        self._functions: dict[str, Any] = {}
+        self._minions: dict[str, salt.state.HighState] = {}
         self._compiled: dict[str, tuple[list[dict[str, Any]], set[str]]] = {}
+
+    @property
+    def state(self) -> Any:
+        """A minion's state system, of no case."""
+        return self._minion({}).state
 
     def compile(self, case: Case) -> list[dict[str, Any]]:
         """The state chunks of a case.
@@ -156,34 +170,10 @@ class Renderer:
         :raises AssertionError: with Salt's own messages, when it does not render.
         """
         if str(case) not in self._compiled:
-            self._compiled[str(case)] = self._compile(case)
+            with self._minion_of(case) as minion:
+                self._compiled[str(case)] = _compile(minion, case.sls)
         chunks, self.included = self._compiled[str(case)]
         return copy.deepcopy(chunks)
-
-    def _compile(self, case: Case) -> tuple[list[dict[str, Any]], set[str]]:
-        opts = copy.deepcopy(self.opts)
-        opts["grains"].update(case.grains)
-        highstate = salt.state.HighState(opts, pillar_override=dict(case.pillar), mocked=True)
-        try:
-            self.state = highstate.state
-            for name, answer in case.functions.items():
-                self.state.functions[name] = lambda *_, _answer=answer, **__: copy.deepcopy(_answer)
-            high, errors = highstate.render_highstate({"base": [case.sls]})
-            assert not errors, "\n".join(map(str, errors))
-            included = {
-                body["__sls__"] for body in high.values() if isinstance(body, dict)
-            } | {case.sls}
-            high, errors = self.state.reconcile_extend(high)
-            assert not errors, "\n".join(map(str, errors))
-            errors = self.state.verify_high(high)
-            assert not errors, "\n".join(map(str, errors))
-            high, errors = self.state.requisite_in(high)
-            assert not errors, "\n".join(map(str, errors))
-            chunks, errors = self.state.compile_high_data(high)
-            assert not errors, "\n".join(map(str, errors))
-            return list(chunks), included
-        finally:
-            highstate.destroy()
 
     def template(self, case: Case, source: str, context: Mapping[str, Any]) -> str:
         """One template file as ``file.managed`` would render it.
@@ -192,18 +182,48 @@ class Renderer:
         """
         path = FORMULAS / source.removeprefix("salt://")
         assert path.is_file(), f"{source} does not exist"
-        opts = copy.deepcopy(self.opts)
-        opts["pillar"] = dict(case.pillar)
-        opts["grains"].update(case.grains)
-        if str(case) not in self._functions:
-            self._functions = {str(case): salt.loader.minion_mods(opts)}
-        functions = self._functions[str(case)]
-        done = salt.utils.templates.JINJA(
-            str(path), to_str=True, salt=functions, opts=opts, grains=opts["grains"],
-            pillar=opts["pillar"], saltenv="base", context=dict(context), sls=case.sls,
-        )
+        with self._minion_of(case) as minion:
+            opts = minion.state.opts
+            done = salt.utils.templates.JINJA(
+                str(path), to_str=True, salt=minion.state.functions, opts=opts,
+                grains=opts["grains"], pillar=opts["pillar"], saltenv="base",
+                context=dict(context), sls=case.sls, fileclient=minion.client,
+            )
         assert done["result"], f"{source}: {done['data']}"
         return str(done["data"])
+
+    def _minion(self, grains: Mapping[str, Any]) -> salt.state.HighState:
+        """One minion for all cases of the same grains: what Salt loads depends on these alone."""
+        key = repr(sorted(grains.items()))
+        if key not in self._minions:
+            opts = copy.deepcopy(self.opts)
+            opts["grains"].update(grains)
+            # Given one, Salt compiles none; each case puts its own in.
+            self._minions[key] = salt.state.HighState(
+                opts, initial_pillar=Pillar(of="no case"), mocked=True
+            )
+        return self._minions[key]
+
+    @contextlib.contextmanager
+    def _minion_of(self, case: Case) -> Iterator[salt.state.HighState]:
+        """The minion with a case's pillar and answers of functions, and nothing of another's."""
+        minion = self._minion(case.grains)
+        state = minion.state
+        pillar = state.opts["pillar"]
+        assert state.functions.pack["__pillar__"] is pillar
+        pillar.clear()
+        pillar.update(salt.utils.secret.hide(copy.deepcopy(dict(case.pillar))))
+        honest = {name: state.functions.get(name) for name in case.functions}
+        for name, answer in case.functions.items():
+            state.functions[name] = lambda *_, _answer=answer, **__: copy.deepcopy(_answer)
+        try:
+            yield minion
+        finally:
+            for name, function in honest.items():
+                if function is None:
+                    del state.functions[name]
+                else:
+                    state.functions[name] = function
 
     def signature(self, function: str) -> inspect.Signature:
         """Signature of a state function, ``module.function``.
@@ -212,6 +232,27 @@ class Renderer:
         """
         assert function in self.state.states, f"no state {function}"
         return inspect.signature(self.state.states[function])
+
+
+def _compile(minion: salt.state.HighState, sls: str) -> tuple[list[dict[str, Any]], set[str]]:
+    """The state chunks of an SLS, and the names of all SLS that it includes."""
+    state = minion.state
+    minion.building_highstate = type(minion.building_highstate)()
+    state.dependency_dag = type(state.dependency_dag)()
+    state._processed_sls_files = set()
+    minion.iorder = FIRST_ORDER
+    high, errors = minion.render_highstate({"base": [sls]})
+    assert not errors, "\n".join(map(str, errors))
+    included = {body["__sls__"] for body in high.values() if isinstance(body, dict)} | {sls}
+    high, errors = state.reconcile_extend(high)
+    assert not errors, "\n".join(map(str, errors))
+    errors = state.verify_high(high)
+    assert not errors, "\n".join(map(str, errors))
+    high, errors = state.requisite_in(high)
+    assert not errors, "\n".join(map(str, errors))
+    chunks, errors = state.compile_high_data(high)
+    assert not errors, "\n".join(map(str, errors))
+    return list(chunks), included
 
 
 def requisites(chunk: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:

@@ -81,12 +81,12 @@ def test_what_was_lost_since_the_mark_is_said_and_what_the_migration_deletes_is_
     site: Path, salt: dict[str, Any]
 ) -> None:
     salt["sqlitebackup.take"](str(site / "homeserver.db"), str(site / "backup"), "m1")
-    lost = lambda: salt["synapse_upgrade.lost"](config(site), str(site / "backup"), "m1")  # noqa: E731
+    asked = (config(site), str(site / "backup"), "m1")
     execute(site, synapse_tables.UPGRADE)
-    assert lost() == []
+    assert salt["synapse_upgrade.lost"](*asked) == []
     execute(site, "DELETE FROM event_json WHERE event_id = '$e3'")
     execute(site, "UPDATE users SET password_hash = 'old' WHERE name LIKE '@anna%'")
-    said = "; ".join(lost())
+    said = "; ".join(salt["synapse_upgrade.lost"](*asked))
     for part in ("count of event_json: was 5, is 4", "digest of users", "tail of event_json"):
         assert part in said
     assert "account_data" not in said

@@ -29,9 +29,8 @@ class Rsync:
         self.answer = SimpleNamespace(returncode=code, stdout=STATS, stderr=stderr)
         self.late = late
         self.transfer: Any = load("_modules", "transfer")
-        self.transfer.subprocess = SimpleNamespace(
-            run=self._run, TimeoutExpired=subprocess.TimeoutExpired
-        )
+        rsync = SimpleNamespace(run=self._run, TimeoutExpired=subprocess.TimeoutExpired)
+        vars(self.transfer)["subprocess"] = rsync
 
     def _run(self, argv: list[str], timeout: float, **more: Any) -> Any:
         self.argv = argv

@@ -1,0 +1,1 @@
+"""Measurements. They print tables and never decide a test."""

@@ -1,0 +1,325 @@
+"""Synapse's move: the order of its steps, and the way back from each of them."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from saltworks import handover, plan
+from saltworks.minions import MachineError
+
+from tests.render.stages import MAP
+from tests.unit.modules.minion_modules import load
+
+MOVE = plan.handover(MAP)
+
+
+class Cluster:
+    """Three machines that answer as a real door and two real Synapses would."""
+
+    def __init__(self, door: str = "legacy", runs: tuple[str, ...] = ("legacy",)) -> None:
+        self.door = door
+        self.runs = set(runs)
+        self.calls: list[str] = []
+        #: Calls that fail, each as often as it is in the list.
+        self.broken: list[str] = []
+        #: What happens when a call fails after it did its work.
+        self.late = False
+
+    def call(self, minion: str, function: str, *args: Any, **kwargs: Any) -> Any:
+        name = " ".join([minion, function, *(str(a) for a in args)])
+        self.calls.append(name)
+        act = getattr(self, f"_{function.replace('.', '_')}")
+        if name in self.broken:
+            self.broken.remove(name)
+            if self.late:
+                act(minion, *args, **kwargs)
+            raise MachineError(f"{name} failed")
+        answer = act(minion, *args, **kwargs)
+        # Two of them would damage it.
+        assert self.runs != {"legacy", "synapse"}, "two Synapses on one database"
+        return answer
+
+    def _door_status(self, minion: str) -> dict[str, Any]:
+        if self.door == "closed":
+            return {"state": "closed", "target": None}
+        return {"state": "open", "target": self.door}
+
+    def _door_announce(self, minion: str, seconds: int) -> float:
+        return float(seconds)
+
+    def _door_close(self, minion: str) -> dict[str, float]:
+        self.door = "closed"
+        return {"seconds": 0.25}
+
+    def _door_open(self, minion: str, target: str) -> dict[str, float]:
+        assert target in self.runs, f"the door opens to {target}, where nothing runs"
+        self.door = target
+        return {"seconds": 0.5}
+
+    def _synapse_move_leave(self, minion: str, **row: Any) -> dict[str, float]:
+        assert self.door == "closed", "stopped under people's eyes"
+        self.runs.discard(minion)
+        return {"stop": 1.0}
+
+    def _synapse_move_arrive(self, minion: str, **row: Any) -> dict[str, float]:
+        self.runs.add(minion)
+        return {"start": 2.0}
+
+    def _synapse_move_stop(self, minion: str, service: str) -> bool:
+        self.runs.discard(minion)
+        return True
+
+
+STATUS, ANNOUNCE = "proxy door.status", "proxy door.announce 31"
+CLOSE = "proxy door.close"
+LEAVE, ARRIVE = "legacy synapse_move.leave", "synapse synapse_move.arrive"
+OPEN = "proxy door.open synapse"
+STOP, RESUME = "synapse synapse_move.stop synapse", "legacy synapse_move.arrive"
+REOPEN = "proxy door.open legacy"
+THERE = [STATUS, ANNOUNCE, CLOSE, LEAVE, ARRIVE]
+WAY_BACK = [STATUS, STOP, RESUME, REOPEN]
+
+
+def conduct(cluster: Cluster, clock: Callable[[], float] = lambda: 0.0) -> dict[str, Any]:
+    return handover.conduct(cluster, MOVE, lambda: cluster.calls.append("arrived"), clock)
+
+
+def test_the_new_place_is_recorded_before_the_door_opens_to_it() -> None:
+    cluster = Cluster()
+    ticks = iter([10.0, 14.5])
+    done = conduct(cluster, lambda: next(ticks))
+    assert cluster.calls == [*THERE, "arrived", OPEN]
+    assert (cluster.door, cluster.runs) == ("synapse", {"synapse"})
+    assert done == {
+        "changed": True, "close": 0.25, "leave": {"stop": 1.0}, "arrive": {"start": 2.0},
+        "open": 0.5, "window": 4.5,
+    }
+
+
+def test_what_has_moved_is_not_moved_again() -> None:
+    cluster = Cluster()
+    conduct(cluster)
+    cluster.calls.clear()
+    assert conduct(cluster) == {"changed": False}
+    assert cluster.calls == [STATUS, "arrived"]
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("step", [CLOSE, LEAVE, ARRIVE])
+def test_a_step_that_fails_is_gone_back_from_and_the_next_run_moves(step: str, late: bool) -> None:
+    cluster = Cluster()
+    cluster.broken, cluster.late = [step], late
+    with pytest.raises(handover.Returned, match=f"{step} failed.*serves on legacy as before"):
+        conduct(cluster)
+    assert cluster.calls == [*THERE[: THERE.index(step) + 1], *WAY_BACK]
+    assert (cluster.door, cluster.runs) == ("legacy", {"legacy"})
+    assert conduct(cluster)["changed"]
+    assert (cluster.door, cluster.runs) == ("synapse", {"synapse"})
+
+
+@pytest.mark.parametrize("step", [STATUS, ANNOUNCE])
+def test_what_fails_before_the_door_is_touched_needs_no_way_back(step: str) -> None:
+    cluster = Cluster()
+    cluster.broken = [step]
+    with pytest.raises(MachineError):
+        conduct(cluster)
+    assert cluster.calls == THERE[: THERE.index(step) + 1]
+    assert (cluster.door, cluster.runs) == ("legacy", {"legacy"})
+
+
+def test_a_new_machine_that_is_silent_leaves_the_door_shut_and_the_old_synapse_stopped() -> None:
+    cluster = Cluster()
+    cluster.broken, cluster.late = [ARRIVE, STOP], True
+    with pytest.raises(handover.Stranded) as stranded:
+        conduct(cluster)
+    # For all that is known it runs there.
+    assert cluster.calls == [*THERE, STATUS, STOP]
+    assert cluster.door == "closed"
+    assert "legacy" not in cluster.runs
+    for part in (f"{ARRIVE} failed", f"{STOP} failed", "stays shut", "orch.m2.rollback"):
+        assert part in str(stranded.value)
+    # Once it answers again, either way works.
+    handover.back(cluster, MOVE)
+    assert (cluster.door, cluster.runs) == ("legacy", {"legacy"})
+
+
+def test_a_door_that_does_not_open_at_the_new_place_is_finished_by_the_next_run() -> None:
+    cluster = Cluster()
+    cluster.broken = [OPEN]
+    with pytest.raises(MachineError) as failed:
+        conduct(cluster)
+    assert not isinstance(failed.value, handover.Stranded)
+    assert cluster.calls == [*THERE, "arrived", OPEN]
+    cluster.calls.clear()
+    assert conduct(cluster)["changed"]
+    # The door is shut: nobody is there to be told.
+    assert cluster.calls == [STATUS, CLOSE, LEAVE, ARRIVE, "arrived", OPEN]
+
+
+def test_a_run_that_died_with_the_door_shut_is_finished_without_an_announcement() -> None:
+    cluster = Cluster(door="closed", runs=())
+    assert conduct(cluster)["changed"]
+    assert ANNOUNCE not in cluster.calls
+    assert (cluster.door, cluster.runs) == ("synapse", {"synapse"})
+
+
+def test_the_way_back_is_refused_once_people_write_at_the_new_place() -> None:
+    cluster = Cluster(door="synapse", runs=("synapse",))
+    with pytest.raises(MachineError, match=r"open to synapse.*would lose"):
+        handover.back(cluster, MOVE)
+    assert cluster.calls == [STATUS]
+    # An answer that came too late: the door did open, although the call failed.
+    cluster = Cluster()
+    cluster.broken, cluster.late = [OPEN], True
+    with pytest.raises(MachineError):
+        conduct(cluster)
+    with pytest.raises(MachineError, match="would lose"):
+        handover.back(cluster, MOVE)
+    assert cluster.runs == {"synapse"}
+
+
+def test_the_way_back_taken_twice_is_the_same() -> None:
+    cluster = Cluster(door="closed", runs=("synapse",))
+    for _ in range(2):
+        cluster.calls.clear()
+        handover.back(cluster, MOVE)
+        assert cluster.calls == WAY_BACK
+        assert (cluster.door, cluster.runs) == ("legacy", {"legacy"})
+
+
+@pytest.mark.parametrize("step", [RESUME, REOPEN])
+def test_a_way_back_that_fails_says_so_and_opens_nothing(step: str) -> None:
+    cluster = Cluster(door="closed", runs=("synapse",))
+    cluster.broken = [step]
+    with pytest.raises(MachineError, match="failed"):
+        handover.back(cluster, MOVE)
+    assert cluster.door == "closed"
+
+
+class Store:
+    """``salt.cache.Cache`` of one record, and all that it ever was."""
+
+    def __init__(self, **row: Any) -> None:
+        self.row = row
+        self.history: list[dict[str, Any]] = []
+
+    def fetch(self, bank: str, key: str) -> Any:
+        assert key == "placement"
+        return self.row
+
+    def store(self, bank: str, key: str, data: Any) -> None:
+        self.row = data
+        self.history.append(data)
+
+
+class Runner:
+    """The runner ``handover`` over a cluster and a placement record."""
+
+    def __init__(self, cluster: Cluster, **row: Any) -> None:
+        self.store = Store(**row)
+        self.module: Any = load("_runners", "handover")
+        vars(self.module).update(Machines=lambda opts: cluster, Tree=self)
+
+    def of(self, opts: Any) -> Any:
+        return self
+
+    def map(self) -> Any:
+        return MAP
+
+
+def test_the_record_says_moving_meanwhile_and_the_new_place_afterwards() -> None:
+    cluster = Cluster()
+    runner = Runner(cluster, managed=True, front="proxy")
+    assert runner.module.synapse()["changed"]
+    assert [row.get("moving") for row in runner.store.history] == [True, False]
+    assert runner.store.row == {
+        "managed": True, "front": "proxy", "synapse": "synapse", "moving": False,
+    }
+
+
+def test_a_move_that_came_back_is_recorded_where_it_was() -> None:
+    cluster = Cluster()
+    runner = Runner(cluster, managed=True)
+    cluster.broken = [OPEN]
+    assert runner.module.synapse()["retcode"] == 1
+    assert runner.store.row["synapse"] == "synapse"
+    # The second run fails too, and takes the way back from a place that was recorded as new.
+    cluster.broken = [ARRIVE]
+    answer = runner.module.synapse()
+    assert answer["retcode"] == 1
+    assert "serves on legacy as before" in answer["data"]
+    assert cluster.runs == {"legacy"}
+    assert (runner.store.row["synapse"], runner.store.row["moving"]) == ("legacy", False)
+
+
+def test_a_stranded_move_stays_recorded_as_moving() -> None:
+    cluster = Cluster()
+    runner = Runner(cluster, managed=True)
+    cluster.broken, cluster.late = [ARRIVE, STOP], True
+    assert "stays shut" in runner.module.synapse()["data"]
+    assert runner.store.row["moving"] is True
+    runner.module.back()
+    assert (runner.store.row["synapse"], runner.store.row["moving"]) == ("legacy", False)
+
+
+def test_a_refused_way_back_changes_no_record() -> None:
+    runner = Runner(Cluster(door="synapse", runs=("synapse",)), synapse="synapse", moving=False)
+    answer = runner.module.back()
+    assert answer["retcode"] == 1
+    assert "would lose" in answer["data"]
+    assert runner.store.history == []
+
+
+def test_without_machines_to_move_to_nothing_is_called() -> None:
+    cluster = Cluster()
+    runner = Runner(cluster)
+    alone = {name: MAP["machines"][name] for name in ("salt", "legacy")}
+    runner.map = lambda: {**MAP, "machines": alone}  # type: ignore[method-assign]
+    for step in (runner.module.synapse, runner.module.back, runner.module.name_moved):
+        answer = step()
+        assert answer["retcode"] == 1
+        assert "nowhere to move to" in answer["data"]
+    assert cluster.calls == []
+
+
+def test_a_name_leads_to_each_of_its_addresses_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    module: Any = load("_runners", "handover")
+
+    def lookup(name: str, port: None) -> list[Any]:
+        if name == "nowhere.test":
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        rows = [("198.18.0.11", 0), ("198.18.0.11", 0), ("2001:db8::11", 0, 0, 0)]
+        return [(socket.AF_INET, kind, 6, "", row) for kind, row in enumerate(rows)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", lookup)
+    assert module.resolved("chat.lale.test") == {"198.18.0.11", "2001:db8::11"}
+    assert module.resolved("nowhere.test") == set()
+
+
+@pytest.mark.parametrize(
+    ("found", "peers", "said"),
+    [
+        ({"198.18.0.11"}, [], None),
+        ({"198.18.0.10"}, [], "leads to 198.18.0.10"),
+        ({"198.18.0.10", "198.18.0.11"}, [], "leads to 198.18.0.10, 198.18.0.11"),
+        (set(), [], "leads to nowhere"),
+        ({"198.18.0.11"}, ["10.0.0.9:4711"], "1 clients still come by it (10.0.0.9:4711)"),
+    ],
+)
+def test_the_old_machine_may_go_when_the_name_leads_to_the_proxy_alone_and_nobody_comes_by(
+    found: set[str], peers: list[str], said: str | None
+) -> None:
+    cluster = Cluster()
+    vars(cluster)["_door_established"] = lambda minion, ports: peers
+    runner = Runner(cluster)
+    runner.module.resolved = lambda name: found
+    answer = runner.module.name_moved()
+    assert cluster.calls == ["legacy door.established [443, 8448]"]
+    if said is None:
+        assert answer == "chat.lale.test leads to 198.18.0.11, nobody comes by legacy"
+    else:
+        assert answer["retcode"] == 1
+        assert said in answer["data"]
