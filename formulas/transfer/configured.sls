@@ -25,6 +25,15 @@ transfer-authorized-keys:
     - name: {{ authorized }}
 {%- endif %}
 
+{%- for name, offer in transfer.offers | dictsort if offer.get('make') %}
+
+transfer-offered-{{ name }}:
+  file.directory:
+    - name: {{ offer.directory }}
+    - mode: '0700'
+    - makedirs: true
+{%- endfor %}
+
 transfer-sshd:
 {%- if transfer.offers %}
   file.managed:

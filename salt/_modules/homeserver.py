@@ -9,6 +9,7 @@ from __future__ import annotations
 import glob
 import grp
 import hashlib
+import ipaddress
 import json
 import os
 import pwd
@@ -19,7 +20,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import yaml
@@ -149,14 +150,48 @@ def audit(services: list[str], ports: list[int]) -> dict[str, Any]:
     listening = subprocess.run(
         ["ss", "-Hltunp"], capture_output=True, text=True, timeout=20, check=True
     ).stdout
-    sockets = [row for row in map(_listener, listening.splitlines()) if row["port"] not in ports]
-    return {"services": strange, "listeners": sockets}
+    return {"services": strange, "listeners": strange_listeners(listening, ports)}
 
 
 SYSTEM_UNITS = re.compile(
     r"^(systemd-[a-z0-9-]+|dbus|dbus-broker|getty@.*|console-getty|serial-getty@.*|user@\d+|ssh|sshd"
     r"|salt-minion|cron|rsyslog|chrony|unattended-upgrades|polkit|qemu-guest-agent)\.service$"
 )
+
+#: UDP ports of the clients that get this machine its address (DHCP, DHCPv6), by program.
+#: The kernel, and so ss, keeps 15 letters of a program's name.
+DHCP_CLIENTS = frozenset({"dhclient", "dhcpcd", "systemd-network"})
+DHCP_PORTS = frozenset({68, 546})
+
+#: What system programs hold on loopback for this machine alone: chronyc's port, the stub
+#: resolver.
+ON_LOOPBACK = frozenset({("chronyd", 323), ("systemd-resolve", 53)})
+
+
+def strange_listeners(text: str, ports: Collection[int]) -> list[dict[str, Any]]:
+    """The rows of ``ss -Hltunp`` that are neither allowed nor a system program's own.
+
+    :param text: the answer of ss.
+    :param ports: TCP ports that may be listened on, by whomever.
+    :returns: rows ``protocol``, ``address``, ``port``, ``by`` (programs, joined by commas).
+    """
+    rows = [_listener(line) for line in text.splitlines() if line.strip()]
+    return [row for row in rows if not _may_listen(row, ports)]
+
+
+def _may_listen(row: Mapping[str, Any], ports: Collection[int]) -> bool:
+    if row["protocol"] == "tcp" and row["port"] in ports:
+        return True
+    return bool(row["by"]) and all(
+        _is_the_systems(program, row) for program in row["by"].split(", ")
+    )
+
+
+def _is_the_systems(program: str, row: Mapping[str, Any]) -> bool:
+    if program in DHCP_CLIENTS:
+        return row["protocol"] == "udp" and row["port"] in DHCP_PORTS
+    address = ipaddress.ip_address(row["address"].strip("[]").partition("%")[0].replace("*", "::"))
+    return address.is_loopback and (program, row["port"]) in ON_LOOPBACK
 
 
 def _is_allowed(unit: str, services: Iterable[str]) -> bool:
@@ -166,12 +201,12 @@ def _is_allowed(unit: str, services: Iterable[str]) -> bool:
 def _listener(line: str) -> dict[str, Any]:
     fields = line.split()
     host, _, port = fields[4].rpartition(":")
-    who = re.search(r'"([^"]+)"', line)
+    programs = re.findall(r'\("([^"]+)",pid=', line)
     return {
         "protocol": fields[0],
         "address": host,
         "port": int(port),
-        "by": who.group(1) if who else "",
+        "by": ", ".join(dict.fromkeys(programs)),
     }
 
 

@@ -5,6 +5,7 @@ nginx is only ever reloaded here, never restarted: a restart refuses connections
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import subprocess
@@ -90,6 +91,19 @@ def notice(seconds: float) -> float:
     left = min(left, seconds)
     time.sleep(left)
     return round(left, 3)
+
+
+def idle_seconds(site: str) -> float | None:
+    """Seconds since a site's last request ended; None when none was ever logged.
+
+    :param site: name of the site, as in the formula's pillar.
+    """
+    newest = None
+    for path in glob.glob(f"/var/log/nginx/{site}.access.log*"):
+        status = os.stat(path)
+        if status.st_size and (newest is None or status.st_mtime > newest):
+            newest = status.st_mtime
+    return None if newest is None else max(0.0, time.time() - newest)
 
 
 def withdraw() -> None:

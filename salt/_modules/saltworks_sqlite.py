@@ -7,6 +7,7 @@ last). ``cp`` is never used on the live file.
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import re
 import shutil
@@ -176,6 +177,26 @@ def moved_on(name: str, directory: str) -> bool:
     """
     manifest = __salt__["pgcluster.read_json"](f"{directory}/{name}.json")
     return bool(manifest) and _moved(manifest["schema"], _schema(manifest["source"]))
+
+
+def failed(source: str) -> list[str]:
+    """The databases that restores have put aside, oldest first, with their companions.
+
+    :param source: Synapse's SQLite file.
+    """
+    return sorted(glob.glob(f"{glob.escape(source)}.failed_*"))
+
+
+def forget(source: str) -> list[str]:
+    """Finalize: delete the databases that restores have put aside.
+
+    :param source: Synapse's SQLite file.
+    :returns: what was deleted.
+    """
+    gone = failed(source)
+    for path in gone:
+        os.unlink(path)
+    return gone
 
 
 def release(directory: str, keep: bool = True) -> dict[str, Any]:

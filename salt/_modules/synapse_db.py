@@ -26,6 +26,10 @@ __salt__: dict[str, Any]
 GIVES_UP = "back-to-back background update failures; aborting"
 
 
+#: How long nginx holds a request (formula nginx, proxy_read_timeout).
+HELD_SECONDS = 600
+
+
 def __virtual__() -> str:
     return __virtualname__
 
@@ -175,6 +179,11 @@ def migration_plan(
         f"offline: everything is done while the door is held, {took} on the restored copy "
         f"({size}); clients wait that long, and then see no difference."
     )
+    if seconds is not None and seconds > HELD_SECONDS * 0.8:
+        offline += (
+            f" A request is held for at most {HELD_SECONDS} s: what waits longer fails, and "
+            "clients have to try again."
+        )
     if choice:
         words = online if choice == "online" else offline
         return {"way": choice, "seconds": seconds, "words": words}

@@ -62,8 +62,9 @@ def arrive(
     pulls: Sequence[Mapping[str, str]],
     sqlite: Mapping[str, str] | None = None,
     timeout: float = 60,
+    enable: bool = False,
 ) -> dict[str, float]:
-    """Fetch what is still missing and start Synapse here, also for after a reboot.
+    """Fetch what is still missing and start Synapse here.
 
     If it runs already nothing is fetched: it has what there was.
 
@@ -73,6 +74,8 @@ def arrive(
     :param sqlite: ``{"directory": where the fetched copy is, "destination": the database
         file, "user": its owner}``.
     :param timeout: bound in seconds for the first answer.
+    :param enable: also for after a reboot. Not before the move is recorded: a machine that
+        is given up and comes back must not start a second Synapse.
     :returns: the seconds that ``pull``, ``start`` and ``answer`` took.
     :raises CommandExecutionError: it cannot be fetched, started, or does not answer.
     """
@@ -85,7 +88,7 @@ def arrive(
             _put_in_place(**sqlite)
         taken["pull"] = round(time.monotonic() - begun, 3)
     begun = time.monotonic()
-    _systemctl("enable", "--now", f"{service}.service")
+    _systemctl(*(["enable", "--now"] if enable else ["start"]), f"{service}.service")
     taken["start"] = round(time.monotonic() - begun, 3)
     taken["answer"] = __salt__["homeserver.healthy"](url, timeout)["seconds"]
     return taken

@@ -8,7 +8,7 @@ from typing import Any
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from saltworks import adopt, clustermap, plan, releases
+from saltworks import adopt, bank, clustermap, plan, releases
 from saltworks.errors import Problem, Refused
 from saltworks.loaders import refusing
 from saltworks.minions import Machines
@@ -52,6 +52,18 @@ def homeserver(
             ],
         )
     target = releases.target(house.root, release)
+    begun = sorted(bank.read(house.store, "milestones"))
+    if begun:
+        raise Refused(
+            "adopt",
+            [
+                Problem(
+                    str(house.map_path),
+                    f"{begun[0].upper()} has begun, the hand-made configuration is history",
+                    "edit the cluster map, and put secrets with salt-run secret.put",
+                )
+            ],
+        )
     machines = Machines(__opts__)
     machines.call(minion, "saltutil.sync_all")
     arguments = [unit] if unit else []
@@ -71,6 +83,8 @@ def homeserver(
     wrong = adoption.problems or clustermap.problems(adoption.cluster_map, house.schema())
     if wrong:
         raise Refused(f"{report}\nadopt", wrong)
+    found_here = {"synapse": minion, "front": minion, "managed": False}
+    bank.write(house.store, "placement", found_here)
     house.vault.put({**adoption.secrets, **_transfer_keys(plan.transfers(adoption.cluster_map))})
     temporary = house.map_path.with_suffix(".writing")
     temporary.write_text(adopt.dump_map(adoption.cluster_map), encoding="utf-8")

@@ -5,11 +5,14 @@ from __future__ import annotations
 import socket
 from typing import Any
 
-from saltworks import bank, clustermap, handover, plan
+from saltworks import bank, clustermap, handover, plan, slices
 from saltworks.errors import Problem, Refused
 from saltworks.loaders import refusing
 from saltworks.minions import MachineError, Machines
 from saltworks.tree import Tree
+
+#: Longer than a long poll, which is logged when it ends.
+QUIET_SECONDS = 60
 
 
 @refusing
@@ -26,22 +29,28 @@ def synapse() -> dict[str, Any]:
         salt-run handover.synapse
     """
     house, move = _move()
-    _place(house, moving=True)
-
-    def arrived() -> None:
-        _place(house, synapse=move.new, moving=False)
-
+    places = {
+        "moving": {"synapse": move.old, "moving": True},
+        "arrived": {"synapse": move.new, "moving": False},
+        "returned": {"synapse": move.old, "moving": False},
+    }
     try:
-        return handover.conduct(Machines(__opts__), move, arrived)  # type: ignore[name-defined]
+        return handover.conduct(
+            Machines(__opts__),  # type: ignore[name-defined]
+            move,
+            lambda stage: _place(house, **places[stage]),
+            arrived=_has_arrived(house, move),
+        )
     except handover.Returned as error:
-        # An earlier run may have recorded that it arrived, and died before the door opened.
-        _place(house, synapse=move.old, moving=False)
         raise MachineError(str(error)) from error
 
 
 @refusing
-def back() -> str:
+def back(gone: bool = False) -> str:
     """Synapse serves where it was before the move, as long as nobody wrote at the new place.
+
+    :param gone: the new machine is off and stays off; Synapse on two machines at once
+        would damage the database.
 
     CLI Example:
 
@@ -50,7 +59,8 @@ def back() -> str:
         salt-run handover.back
     """
     house, move = _move()
-    handover.back(Machines(__opts__), move)  # type: ignore[name-defined]
+    arrived = _has_arrived(house, move)
+    handover.back(Machines(__opts__), move, arrived, gone)  # type: ignore[name-defined]
     _place(house, synapse=move.old, moving=False)
     return f"Synapse serves on {move.old}"
 
@@ -75,13 +85,13 @@ def name_moved() -> str:
         where = ", ".join(sorted(found)) or "nowhere"
         point = f"point {public['name']} to {wanted}, then wait for its TTL"
         wrong.append(Problem(public["name"], f"leads to {where}", point))
-    peers = Machines(__opts__).call(  # type: ignore[name-defined]
-        move.old, "door.established", list(public["ports"])
+    idle = Machines(__opts__).call(  # type: ignore[name-defined]
+        move.old, "nginx_config.idle_seconds", slices.SITE
     )
-    if peers:
-        some = ", ".join(sorted(peers)[:5])
-        wait = "wait until they have looked the name up again, then arm and run this again"
-        wrong.append(Problem(move.old, f"{len(peers)} clients still come by it ({some})", wait))
+    if idle is not None and idle < QUIET_SECONDS:
+        came = f"a client came by it {idle:.0f} s ago"
+        wait = f"wait until nobody has for {QUIET_SECONDS} s, then arm and run this again"
+        wrong.append(Problem(move.old, came, wait))
     if wrong:
         raise Refused("M2.finalize", wrong)
     return f"{public['name']} leads to {wanted}, nobody comes by {move.old}"
@@ -102,6 +112,10 @@ def _move() -> tuple[Tree, plan.Handover]:
         where = "write machines with the roles proxy and synapse into the cluster map"
         raise Refused("handover", [Problem("cluster.machines", "nowhere to move to", where)])
     return house, plan.handover(cmap)
+
+
+def _has_arrived(house: Tree, move: plan.Handover) -> bool:
+    return bool(bank.read(house.store, "placement").get("synapse") == move.new)
 
 
 def _place(house: Tree, **places: Any) -> None:

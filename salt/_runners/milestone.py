@@ -85,7 +85,7 @@ def check_catch(name: str) -> str:
     store = _store()
     armed = bank.read(store, _ARMED)
     at = armed.pop(name, None)
-    wrong = milestone.catch_problems(at, name, time.time())
+    wrong = milestone.catch_problems(bank.read(store, _RECORD), at, name, time.time())
     bank.write(store, _ARMED, armed)
     if wrong:
         raise Refused(name, wrong)

@@ -93,6 +93,20 @@ def released(name: str, keep: bool = True) -> dict[str, Any]:
     return _ret(name, True, "deleted", {name: {"old": "kept", "new": ""}})
 
 
+def forgotten(name: str) -> dict[str, Any]:
+    """No database that a rollback has put aside is left beside the file (finalize).
+
+    :param name: Synapse's SQLite file.
+    """
+    aside = __salt__["sqlitebackup.failed"](name)
+    if not aside:
+        return _ret(name, True, "nothing was put aside")
+    if __opts__["test"]:
+        return _ret(name, None, f"would be deleted: {', '.join(aside)}")
+    gone = __salt__["sqlitebackup.forget"](name)
+    return _ret(name, True, "deleted", {path: {"old": "kept", "new": ""} for path in gone})
+
+
 def _ret(
     name: str, result: bool | None, comment: str, changes: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from . import m0, milestone_table, milestones, people
-from .driver import PROJECT, hostcheck
+from . import legacy, m0, milestone_table, milestones, people
+from .driver import PROJECT, LabError, hostcheck
 from .driver.lab import Lab
 from .driver.process import host, wait_for
 from .driver.progress import Say, Step
@@ -67,12 +68,30 @@ def seed_file(lab: Lab) -> Path:
     return lab.settings.root / "seed.json"
 
 
+def database() -> legacy.Database:
+    """What the old server keeps its data in: the setting ``LEGACY_DATABASE``.
+
+    Raises LabError for a word that is neither.
+    """
+    word = os.environ.get("LEGACY_DATABASE", "postgresql")
+    if word == "sqlite":
+        return "sqlite"
+    if word == "postgresql":
+        return "postgresql"
+    raise LabError(f"LEGACY_DATABASE is {word!r}: postgresql or sqlite")
+
+
 def old_server(lab: Lab, say: Say) -> str:
     """The seeded monolith of 2021, kept as a layer, and the machine that stands on it."""
     machine = lab.machine(m0.MACHINE)
+    if machine.created and not seed_file(lab).exists():
+        raise LabError(
+            f"{machine.name} is there, but empty, as `make lab-base` leaves it: "
+            "`make clean-lab`, then `make lab`"
+        )
     if machine.created:
         return "is there"
-    found = m0.m0(lab, say=say)
+    found = m0.m0(lab, database(), say=say)
     machine.create(layers=[found.layer])
     shutil.copyfile(found.seed, seed_file(lab))
     lab.dns_point("chat.lale.test", machine.address)

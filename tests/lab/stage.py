@@ -22,7 +22,7 @@ from tests.lab.driver.settings import MASTER
 
 Json = dict[str, Any]
 
-RECORD = "/var/cache/salt/master/saltworks"
+RECORD = "/var/lib/saltworks"
 DOOR = "/etc/nginx/saltworks/door.conf"
 
 WATCHED = ("/etc", "/home/matrix", "/opt/synapse", "/var/backups", "/var/lib/synapse", "/srv/www")

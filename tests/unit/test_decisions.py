@@ -162,9 +162,12 @@ def test_milestones_keep_their_order_and_a_dead_run_is_taken_over() -> None:
 
 
 def test_the_catch_expires() -> None:
-    assert milestone.catch_problems(None, "m1.finalize", 100.0)
-    assert not milestone.catch_problems(50.0, "m1.finalize", 100.0)
-    assert milestone.catch_problems(30.0, "m1.finalize", 100.0)
+    done = {"m1": {"state": "achieved"}}
+    assert milestone.catch_problems(done, None, "m1.finalize", 100.0)
+    assert not milestone.catch_problems(done, 50.0, "m1.finalize", 100.0)
+    assert milestone.catch_problems(done, 30.0, "m1.finalize", 100.0)
+    early = milestone.catch_problems({"m1": {"state": "running"}}, 99.0, "m1.finalize", 100.0)
+    assert "M1 is not achieved" in early[0].what
 
 
 def test_a_refusal_is_a_text_with_a_retcode_and_a_bug_stays_an_exception() -> None:

@@ -23,6 +23,7 @@ class Cluster:
         self.door = door
         self.runs = set(runs)
         self.calls: list[str] = []
+        self.pulled: list[list[Any]] = []
         #: Calls that fail, each as often as it is in the list.
         self.broken: list[str] = []
         #: What happens when a call fails after it did its work.
@@ -66,6 +67,7 @@ class Cluster:
 
     def _synapse_move_arrive(self, minion: str, **row: Any) -> dict[str, float]:
         self.runs.add(minion)
+        self.pulled.append(row["pulls"])
         return {"start": 2.0}
 
     def _synapse_move_stop(self, minion: str, service: str) -> bool:
@@ -79,17 +81,19 @@ LEAVE, ARRIVE = "legacy synapse_move.leave", "synapse synapse_move.arrive"
 OPEN = "proxy door.open synapse"
 STOP, RESUME = "synapse synapse_move.stop synapse", "legacy synapse_move.arrive"
 REOPEN = "proxy door.open legacy"
-THERE = [STATUS, ANNOUNCE, CLOSE, LEAVE, ARRIVE]
+THERE = [STATUS, ANNOUNCE, "moving", CLOSE, LEAVE, ARRIVE]
 WAY_BACK = [STATUS, STOP, RESUME, REOPEN]
 
 
-def conduct(cluster: Cluster, clock: Callable[[], float] = lambda: 0.0) -> dict[str, Any]:
-    return handover.conduct(cluster, MOVE, lambda: cluster.calls.append("arrived"), clock)
+def conduct(
+    cluster: Cluster, clock: Callable[[], float] = lambda: 0.0, arrived: bool = False
+) -> dict[str, Any]:
+    return handover.conduct(cluster, MOVE, cluster.calls.append, arrived, clock)
 
 
 def test_the_new_place_is_recorded_before_the_door_opens_to_it() -> None:
     cluster = Cluster()
-    ticks = iter([10.0, 14.5])
+    ticks = iter([1.0, 10.0, 14.5])
     done = conduct(cluster, lambda: next(ticks))
     assert cluster.calls == [*THERE, "arrived", OPEN]
     assert (cluster.door, cluster.runs) == ("synapse", {"synapse"})
@@ -114,7 +118,9 @@ def test_a_step_that_fails_is_gone_back_from_and_the_next_run_moves(step: str, l
     cluster.broken, cluster.late = [step], late
     with pytest.raises(handover.Returned, match=f"{step} failed.*serves on legacy as before"):
         conduct(cluster)
-    assert cluster.calls == [*THERE[: THERE.index(step) + 1], *WAY_BACK]
+    # A door that never closed leads to the old place still: nothing is to be undone.
+    way = [STATUS] if (step, late) == (CLOSE, False) else WAY_BACK
+    assert cluster.calls == [*THERE[: THERE.index(step) + 1], *way, "returned"]
     assert (cluster.door, cluster.runs) == ("legacy", {"legacy"})
     assert conduct(cluster)["changed"]
     assert (cluster.door, cluster.runs) == ("synapse", {"synapse"})
@@ -152,11 +158,27 @@ def test_a_door_that_does_not_open_at_the_new_place_is_finished_by_the_next_run(
     with pytest.raises(MachineError) as failed:
         conduct(cluster)
     assert not isinstance(failed.value, handover.Stranded)
-    assert cluster.calls == [*THERE, "arrived", OPEN]
+    # Nobody got through to it, so it has not arrived yet.
+    assert cluster.calls == [*THERE, "arrived", OPEN, STATUS, "moving"]
     cluster.calls.clear()
     assert conduct(cluster)["changed"]
     # The door is shut: nobody is there to be told.
-    assert cluster.calls == [STATUS, CLOSE, LEAVE, ARRIVE, "arrived", OPEN]
+    assert cluster.calls == [STATUS, "moving", CLOSE, LEAVE, ARRIVE, "arrived", OPEN]
+
+
+def test_what_arrived_goes_on_and_never_back() -> None:
+    # The door was opened, people wrote, and somebody closed it again.
+    cluster = Cluster(door="closed", runs=())
+    cluster.broken = [ARRIVE]
+    with pytest.raises(MachineError) as failed:
+        conduct(cluster, arrived=True)
+    assert not isinstance(failed.value, handover.Returned | handover.Stranded)
+    assert cluster.calls == [STATUS, ARRIVE]
+    cluster.calls.clear()
+    assert conduct(cluster, arrived=True)["changed"]
+    # Nothing is fetched: that would undo what was written there since.
+    assert cluster.calls == [STATUS, ARRIVE, OPEN]
+    assert cluster.pulled == [[]]
 
 
 def test_a_run_that_died_with_the_door_shut_is_finished_without_an_announcement() -> None:
@@ -168,7 +190,7 @@ def test_a_run_that_died_with_the_door_shut_is_finished_without_an_announcement(
 
 def test_the_way_back_is_refused_once_people_write_at_the_new_place() -> None:
     cluster = Cluster(door="synapse", runs=("synapse",))
-    with pytest.raises(MachineError, match=r"open to synapse.*would lose"):
+    with pytest.raises(MachineError, match=r"moved to synapse.*would lose"):
         handover.back(cluster, MOVE)
     assert cluster.calls == [STATUS]
     # An answer that came too late: the door did open, although the call failed.
@@ -181,13 +203,28 @@ def test_the_way_back_is_refused_once_people_write_at_the_new_place() -> None:
     assert cluster.runs == {"synapse"}
 
 
+def test_the_way_back_is_refused_for_what_is_recorded_as_arrived() -> None:
+    cluster = Cluster(door="closed", runs=())
+    with pytest.raises(MachineError, match="would lose"):
+        handover.back(cluster, MOVE, arrived=True)
+    assert cluster.calls == [STATUS]
+
+
 def test_the_way_back_taken_twice_is_the_same() -> None:
     cluster = Cluster(door="closed", runs=("synapse",))
-    for _ in range(2):
-        cluster.calls.clear()
-        handover.back(cluster, MOVE)
-        assert cluster.calls == WAY_BACK
-        assert (cluster.door, cluster.runs) == ("legacy", {"legacy"})
+    handover.back(cluster, MOVE)
+    assert cluster.calls == WAY_BACK
+    cluster.calls.clear()
+    handover.back(cluster, MOVE)
+    assert cluster.calls == [STATUS]
+    assert (cluster.door, cluster.runs) == ("legacy", {"legacy"})
+
+
+def test_a_machine_that_is_gone_for_good_is_not_asked() -> None:
+    cluster = Cluster(door="closed", runs=())
+    cluster.broken = [STOP]
+    handover.back(cluster, MOVE, gone=True)
+    assert cluster.calls == [STATUS, RESUME, REOPEN]
 
 
 @pytest.mark.parametrize("step", [RESUME, REOPEN])
@@ -245,8 +282,8 @@ def test_a_move_that_came_back_is_recorded_where_it_was() -> None:
     runner = Runner(cluster, managed=True)
     cluster.broken = [OPEN]
     assert runner.module.synapse()["retcode"] == 1
-    assert runner.store.row["synapse"] == "synapse"
-    # The second run fails too, and takes the way back from a place that was recorded as new.
+    assert runner.store.row["moving"] is True
+    # The second run fails too, and takes the way back.
     cluster.broken = [ARRIVE]
     answer = runner.module.synapse()
     assert answer["retcode"] == 1
@@ -300,24 +337,25 @@ def test_a_name_leads_to_each_of_its_addresses_once(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize(
-    ("found", "peers", "said"),
+    ("found", "idle", "said"),
     [
-        ({"198.18.0.11"}, [], None),
-        ({"198.18.0.10"}, [], "leads to 198.18.0.10"),
-        ({"198.18.0.10", "198.18.0.11"}, [], "leads to 198.18.0.10, 198.18.0.11"),
-        (set(), [], "leads to nowhere"),
-        ({"198.18.0.11"}, ["10.0.0.9:4711"], "1 clients still come by it (10.0.0.9:4711)"),
+        ({"198.18.0.11"}, 61.0, None),
+        ({"198.18.0.11"}, None, None),
+        ({"198.18.0.10"}, 61.0, "leads to 198.18.0.10"),
+        ({"198.18.0.10", "198.18.0.11"}, 61.0, "leads to 198.18.0.10, 198.18.0.11"),
+        (set(), 61.0, "leads to nowhere"),
+        ({"198.18.0.11"}, 4.0, "a client came by it 4 s ago"),
     ],
 )
 def test_the_old_machine_may_go_when_the_name_leads_to_the_proxy_alone_and_nobody_comes_by(
-    found: set[str], peers: list[str], said: str | None
+    found: set[str], idle: float | None, said: str | None
 ) -> None:
     cluster = Cluster()
-    vars(cluster)["_door_established"] = lambda minion, ports: peers
+    vars(cluster)["_nginx_config_idle_seconds"] = lambda minion, site: idle
     runner = Runner(cluster)
     runner.module.resolved = lambda name: found
     answer = runner.module.name_moved()
-    assert cluster.calls == ["legacy door.established [443, 8448]"]
+    assert cluster.calls == ["legacy nginx_config.idle_seconds saltworks-chat"]
     if said is None:
         assert answer == "chat.lale.test leads to 198.18.0.11, nobody comes by legacy"
     else:

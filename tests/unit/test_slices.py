@@ -23,32 +23,32 @@ STATES: dict[str, dict[str, list[str]]] = {
     "as found": {
         "legacy": ["base"],
         "proxy": ["base", "nginx"],
-        "synapse": ["base", "synapse", "transfer"],
+        "synapse": ["base", "firewall", "synapse", "transfer"],
     },
     "after M1": {
         "legacy": ["base", "relay", "nginx", "synapse", "transfer"],
         "proxy": ["base", "nginx"],
-        "synapse": ["base", "synapse", "transfer"],
+        "synapse": ["base", "firewall", "synapse", "transfer"],
     },
     "front moved": {
         "legacy": ["base", "relay", "nginx", "synapse", "transfer"],
         "proxy": ["base", "nginx"],
-        "synapse": ["base", "synapse", "transfer"],
+        "synapse": ["base", "firewall", "synapse", "transfer"],
     },
     "moving": {
         "legacy": ["base", "relay", "nginx", "synapse.prepared", "transfer"],
         "proxy": ["base", "nginx.loaded"],
-        "synapse": ["base", "synapse.prepared", "transfer"],
+        "synapse": ["base", "firewall", "synapse.prepared", "transfer"],
     },
     "after M2": {
         "legacy": ["base", "relay", "nginx", "synapse.absent", "transfer"],
         "proxy": ["base", "nginx"],
-        "synapse": ["base", "synapse", "transfer"],
+        "synapse": ["base", "firewall", "synapse", "transfer"],
     },
     "retired": {
         "legacy": ["base", "relay", "nginx.absent", "synapse.absent", "transfer.absent"],
         "proxy": ["base", "nginx"],
-        "synapse": ["base", "synapse", "transfer.absent"],
+        "synapse": ["base", "firewall", "synapse", "transfer.absent"],
     },
 }
 
@@ -135,6 +135,21 @@ def test_the_old_machine_offers_its_trees_only_where_somebody_may_fetch_them() -
     }
     assert slice_of("legacy", "retired", ON_SQLITE)["transfer"]["offers"] == {}
     assert slice_of("legacy", "after M1", ALONE)["transfer"]["offers"] == {}
+
+
+@pytest.mark.parametrize("stage", PLACEMENTS)
+def test_synapse_on_its_own_machine_is_open_to_the_proxy_alone(stage: str) -> None:
+    row = slice_of("synapse", stage)
+    assert row["firewall"] == {"ports": {plan.PORT: ["198.18.0.11"], plan.POLL_PORT: ["198.18.0.11"]}}
+    states = row["saltworks"]["states"]
+    assert states.index("firewall") < next(
+        at for at, name in enumerate(states) if name.startswith("synapse")
+    )
+    for machine in ("salt", "legacy", "proxy"):
+        assert "firewall" not in slice_of(machine, stage)
+    machines = {name: row for name, row in MAP["machines"].items() if name != "proxy"}
+    alone = slice_of("synapse", stage, {**MAP, "machines": machines})
+    assert set(map(tuple, alone["firewall"]["ports"].values())) == {()}
 
 
 def test_the_old_site_passes_on_to_the_machine_that_took_the_front() -> None:

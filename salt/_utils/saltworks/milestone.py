@@ -102,11 +102,18 @@ def running_elsewhere(record: Record, alive: Mapping[str, bool]) -> list[Problem
     ]
 
 
-def catch_problems(armed_at: float | None, name: str, now: float) -> list[Problem]:
-    """Why a destructive step may not run: it is not armed, or no longer.
+def catch_problems(
+    record: Record, armed_at: float | None, name: str, now: float
+) -> list[Problem]:
+    """Why a destructive step may not run: too early, not armed, or no longer.
 
+    :param name: the step, its milestone first, such as ``m1.finalize``.
     :param armed_at: when it was armed, None if never.
     """
+    of = name.partition(".")[0]
+    if not is_achieved(record, of):
+        first = f"run salt-run state.orchestrate orch.{of} to its end first"
+        return [Problem(name, f"{of.upper()} is not achieved, its way back is still needed", first)]
     arm = f"salt-run milestone.arm {name}, then run it within {CATCH_SECONDS} s"
     if armed_at is None:
         return [Problem(name, "takes something away for good and is not armed", arm)]

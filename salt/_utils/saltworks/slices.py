@@ -12,6 +12,8 @@ from .plan import (
     ARTIFACTS_DIR,
     CONFIG_DIR,
     DATA_DIR,
+    HANDOVER_DIR,
+    POLL_PORT,
     PORT,
     SERVICE,
     USER,
@@ -25,6 +27,9 @@ from .plan import (
     relays,
     transfers,
 )
+
+#: Name of our site in nginx, and of its logs.
+SITE = "saltworks-chat"
 
 
 def slice_for(
@@ -134,6 +139,7 @@ def _legacy_slice(cmap: Map, placement: Placement, minion: str, secret: Secrets)
             "offers": {
                 name: {
                     "directory": row["source"],
+                    "make": row["source"] == HANDOVER_DIR,
                     "key": secret(f"transfer_{name}_public"),
                     "from": [clustermap.address(cmap, synapse)],
                 }
@@ -157,9 +163,13 @@ def _synapse_slice(cmap: Map, placement: Placement, minion: str, secret: Secrets
     here = placement.synapse == minion
     formula = _synapse_formula(cmap, minion, secret)
     formula["service"]["running"] = here
-    states = ["base", "synapse.prepared" if placement.moving else "synapse"]
+    proxy = clustermap.the_machine(cmap, "proxy")
+    clients = [clustermap.address(cmap, proxy)] if proxy else []
+    # The firewall first: from its first moment Synapse listens to nobody else.
+    states = ["base", "firewall", "synapse.prepared" if placement.moving else "synapse"]
     return {
         "states": [*states, "transfer.absent" if placement.retired else "transfer"],
+        "firewall": {"ports": {port: list(clients) for port in (PORT, POLL_PORT)}},
         "synapse": formula,
         "transfer": {
             "from": clustermap.address(cmap, cmap["legacy"]["minion"]),
@@ -187,7 +197,7 @@ def _nginx_slice(
     public = cmap["public"]
     at_home = minion == cmap["legacy"]["minion"]
     site: dict[str, Any] = {
-        "name": "saltworks-chat",
+        "name": SITE,
         "server_names": [public["name"]],
         "ports": list(public["ports"]),
         "client_max_body_size": public.get("client_max_body_size", "50M"),

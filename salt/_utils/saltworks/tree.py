@@ -18,6 +18,10 @@ from . import bank, clustermap, plan, releases, slices
 from .errors import Problem, Refused
 from .vault import Vault
 
+#: Not in Salt's own cache, which people empty: without the record of where Synapse runs a
+#: state run would start it where it was at first.
+RECORDS = "/var/lib/saltworks"
+
 
 class Tree:
     """A checkout of Saltworks on a master.
@@ -34,7 +38,7 @@ class Tree:
             self.root / "pillar" / "secrets.sls",
             Path(opts.get("gpg_keydir") or Path(opts["config_dir"]) / "gpgkeys"),
         )
-        self.store = salt.cache.Cache(opts)
+        self.store = salt.cache.Cache(opts, cachedir=RECORDS)
         #: Where the builder puts releases; served as ``salt://releases``.
         self.artifacts = Path(plan.ARTIFACTS_DIR)
         #: Id under which an orchestration's own pillar is compiled.
@@ -95,8 +99,18 @@ class Tree:
         return checked
 
     def placement(self, cmap: clustermap.Map) -> plan.Placement:
-        """Where things stand, as recorded."""
-        return plan.Placement.recorded(cmap, bank.read(self.store, "placement"))
+        """Where things stand, as recorded.
+
+        :raises Refused: when the record is lost; nothing may be guessed about it.
+        """
+        row = bank.read(self.store, "placement")
+        if not row:
+            say = "salt-run placement.put synapse=<machine> front=<machine> managed=<True after M1>"
+            raise Refused(
+                "placement",
+                [Problem(RECORDS, "the record of where Synapse runs is gone", say)],
+            )
+        return plan.Placement.recorded(cmap, row)
 
     def artifact(self, cmap: clustermap.Map) -> dict[str, str] | None:
         """Source and hash of the release built from today's lock, None until it is built.

@@ -1,3 +1,4 @@
 include:
   - synapse.absent
   - transfer.absent
+  - firewall.absent

@@ -45,3 +45,13 @@ upgrade-back-door:
     - name: found
     - require:
         - homeserver: upgrade-back-answers
+
+# M1 takes a new backup when it is run again; until then the server need not keep WAL for one.
+include:
+  - roles.legacy.upgrade.released
+
+extend:
+  upgrade-backup-released:
+    {{ 'sqlitebackup' if sqlite else 'pgbackup' }}:
+      - require:
+          - door: upgrade-back-door

@@ -6,6 +6,10 @@ upgrade-backup-gone:
   sqlitebackup.released:
     - name: {{ directory }}
     - keep: false
+
+upgrade-put-aside-gone:
+  sqlitebackup.forgotten:
+    - name: {{ legacy.database.path }}
 {%- else %}
   pgbackup.released:
     - name: {{ directory }}

@@ -54,6 +54,7 @@ upgrade-migrated:
     - user: {{ legacy.user }}
     - online: {{ (legacy.background_updates == 'online') | json }}
     - resume: true
+    - timeout: 43200
     - require:
         - {{ backup }}: upgrade-marked
 

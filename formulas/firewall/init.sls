@@ -1,0 +1,3 @@
+include:
+  - firewall.configured
+  - firewall.running

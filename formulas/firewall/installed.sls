@@ -1,0 +1,4 @@
+firewall-packages:
+  pkg.installed:
+    - pkgs:
+        - nftables
