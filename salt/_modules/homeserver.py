@@ -190,8 +190,9 @@ def _may_listen(row: Mapping[str, Any], ports: Collection[int]) -> bool:
 def _is_the_systems(program: str, row: Mapping[str, Any]) -> bool:
     if program in DHCP_CLIENTS:
         return row["protocol"] == "udp" and row["port"] in DHCP_PORTS
-    address = ipaddress.ip_address(row["address"].strip("[]").partition("%")[0].replace("*", "::"))
-    return address.is_loopback and (program, row["port"]) in ON_LOOPBACK
+    # An address may name its interface (127.0.0.53%lo); * is every one.
+    host = row["address"].partition("%")[0].strip("[]").replace("*", "::")
+    return ipaddress.ip_address(host).is_loopback and (program, row["port"]) in ON_LOOPBACK
 
 
 def _is_allowed(unit: str, services: Iterable[str]) -> bool:

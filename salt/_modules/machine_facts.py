@@ -9,6 +9,7 @@ import os
 import platform
 import re
 import subprocess
+import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -54,13 +55,13 @@ def read_(
     :param trees: folders, or files, whose size is asked.
     :param programs: words of a command line; which units run such processes is asked.
     :param tree_seconds: bound for measuring all trees together.
-    :returns: ``time`` (seconds since the epoch), ``salt``, ``os`` (``name``, ``family``,
-        ``release``), ``python`` (``[3, 11]``, of :data:`PYTHON`; None without one),
-        ``arch``, ``addresses``, ``free`` (path to ``bytes``, ``used``, ``device`` and the
-        existing ``parent``), ``configs`` (path to hex, None when it cannot be read), ``listeners``
-        (rows ``port``, ``address``, ``program``, ``unit``), ``units`` (unit to its state,
-        such as active), ``trees`` (path to ``bytes`` and ``complete``), ``programs``
-        (word to units).
+    :returns: ``time`` (seconds since the epoch), ``salt``, ``salt_python`` (``[3, 11]``, the
+        one that runs this), ``os`` (``name``, ``family``, ``release``), ``python``
+        (``[3, 11]``, of :data:`PYTHON`; None without one), ``arch``, ``addresses``, ``free``
+        (path to ``bytes``, ``used``, ``device`` and the existing ``parent``), ``configs`` (path
+        to hex, None when it cannot be read), ``listeners`` (rows ``port``, ``address``,
+        ``program``, ``unit``), ``units`` (unit to its state, such as active), ``trees`` (path to
+        ``bytes`` and ``complete``), ``programs`` (word to units).
     :raises CommandExecutionError: when ``ip``, ``ss`` or ``systemctl`` do not answer.
 
     CLI Example:
@@ -72,6 +73,7 @@ def read_(
     deadline = time.monotonic() + tree_seconds
     answer: dict[str, Any] = {
         "salt": salt.version.__version__,
+        "salt_python": list(sys.version_info[:2]),
         "os": {
             "name": __grains__.get("os", ""),
             "family": __grains__.get("os_family", ""),

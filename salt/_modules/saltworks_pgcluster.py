@@ -218,34 +218,79 @@ def run(
         source = stack.enter_context(tempfile.TemporaryFile())
         source.write((stdin or "").encode())
         source.seek(0)
-        try:
-            process = subprocess.Popen(
-                list(argv),
-                stdin=source,
-                stdout=out,
-                stderr=err,
-                cwd="/",
-                start_new_session=True,
-                env={
-                    "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
-                    "LC_ALL": "C.UTF-8",
-                    "HOME": "/",
-                    "PGCONNECT_TIMEOUT": "10",
-                    **(environment or {}),
-                },
-                **identity(os_user),
-            )
-        except OSError as problem:
-            raise CommandExecutionError(f"{what}: {argv[0]} cannot be started: {problem}") from None
+        process = _begin(argv, os_user, source, out, err, environment, what)
         code = _wait_for(process, timeout, log, stop_at)
         said = _tail(log) if log else f"{_all(err)[-1500:]} {_all(out)[-500:]}".strip()
-        if code is None:
-            raise CommandExecutionError(
-                f"{what}: {argv[0]} was still running after {timeout:g} s and was stopped. {said}"
-            )
-        if code != 0:
-            raise CommandExecutionError(f"{what}: {argv[0]} ended with {code}: {said}")
+        _judge(code, what, argv[0], timeout, said)
         return "" if log else _all(out)
+
+
+def hold(argv: Sequence[str], os_user: str | None, log: str) -> subprocess.Popen[bytes]:
+    """Start a program that waits for a line on its standard input; see :func:`let_go`.
+
+    When this process ends without that, the program reads the end of its input.
+
+    :param argv: the command; it must hold no secret.
+    :param os_user: the account to run it as.
+    :param log: file that gets its output.
+    """
+    with open(log, "ab") as out:
+        return _begin(argv, os_user, subprocess.PIPE, out, out, None, os.path.basename(argv[0]))
+
+
+def let_go(
+    process: subprocess.Popen[bytes],
+    timeout: float,
+    what: str,
+    log: str,
+    stop_at: str | None = None,
+) -> None:
+    """Give a held program its line, and wait for its end; bounds and errors as :func:`run`."""
+    assert process.stdin is not None
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.write(b"go\n")
+        process.stdin.close()
+    code = _wait_for(process, timeout, log, stop_at)
+    _judge(code, what, "the held program", timeout, _tail(log))
+
+
+def _begin(
+    argv: Sequence[str],
+    os_user: str | None,
+    stdin: Any,
+    out: Any,
+    err: Any,
+    environment: Mapping[str, str] | None,
+    what: str,
+) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(
+            list(argv),
+            stdin=stdin,
+            stdout=out,
+            stderr=err,
+            cwd="/",
+            start_new_session=True,
+            env={
+                "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+                "LC_ALL": "C.UTF-8",
+                "HOME": "/",
+                "PGCONNECT_TIMEOUT": "10",
+                **(environment or {}),
+            },
+            **identity(os_user),
+        )
+    except OSError as problem:
+        raise CommandExecutionError(f"{what}: {argv[0]} cannot be started: {problem}") from None
+
+
+def _judge(code: int | None, what: str, program: str, timeout: float, said: str) -> None:
+    if code is None:
+        raise CommandExecutionError(
+            f"{what}: {program} was still running after {timeout:g} s and was stopped. {said}"
+        )
+    if code != 0:
+        raise CommandExecutionError(f"{what}: {program} ended with {code}: {said}")
 
 
 def identity(os_user: str | None) -> dict[str, Any]:

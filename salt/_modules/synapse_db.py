@@ -22,9 +22,22 @@ from salt.exceptions import CommandExecutionError
 __virtualname__ = "synapse_db"
 
 __salt__: dict[str, Any]
+__context__: dict[str, Any]
 
 GIVES_UP = "back-to-back background update failures; aborting"
 
+
+#: Key of the migration's loaded program in ``__context__``.
+WARM = "synapse_db.warm"
+
+#: Loads what the migration needs, and runs it once it is told to.
+WAITING = """
+import sys
+from synapse._scripts.update_synapse_database import main
+sys.argv = sys.argv[1:]
+if sys.stdin.readline():
+    sys.exit(main())
+"""
 
 #: How long nginx holds a request (formula nginx, proxy_read_timeout).
 HELD_SECONDS = 600
@@ -96,7 +109,8 @@ def facts(config: str, user: str | None = None) -> dict[str, Any]:
     :param user: see :func:`connection`.
     :returns: ``engine``, ``server_version`` (PostgreSQL: as 150014), ``encoding``,
         ``collate``, ``ctype``, ``schema`` (see :func:`schema`), ``bytes``, ``events``
-        (estimate), ``free`` (path to free bytes, of what is on this machine), ``ssl``,
+        (estimate), ``free`` (path to free bytes, of what is on this machine), ``ssl`` (this
+        connection is encrypted), ``ssl_on`` (the server offers it; None for SQLite),
         ``host``, ``name``, ``role`` (what the role may do), ``foreign_tables`` (not the
         role's own: a migration cannot alter them).
     :raises CommandExecutionError: when the database does not answer.
@@ -248,6 +262,7 @@ def migrate(
             f"({target}); use a newer release"
         )
     if before and before["version"] == target and (online or not before["pending"]):
+        _cool()
         return {"changed": False, "seconds": 0.0, "before": before, "after": before}
     if before and before["version"] < target and before["pending"] and not resume:
         raise CommandExecutionError(
@@ -268,6 +283,31 @@ def migrate(
     return {"changed": True, "seconds": round(seconds, 2), "before": before, "after": after}
 
 
+def warm(config: str, release: str, user: str | None = None, online: bool = False) -> None:
+    """Load the migration's program now, so that a later :func:`migrate` of this run need not.
+
+    It does nothing until then, and nothing at all when this run ends without it.
+
+    :param config: path of homeserver.yaml.
+    :param release: the new release's folder.
+    :param user: account to run as.
+    :param online: leave out the background updates.
+    """
+    handle, log = tempfile.mkstemp(prefix="saltworks-migration-", suffix=".log")
+    os.close(handle)
+    program = [f"{release}/bin/python", "-c", WAITING, *_update(config, release, online)]
+    process = __salt__["pgcluster.hold"](program, user, log)
+    __context__[WARM] = ((config, release, user, online), process, log)
+
+
+def _cool() -> None:
+    _, process, log = __context__.pop(WARM, (None, None, ""))
+    if process is not None:
+        process.stdin.close()
+        process.wait(60)
+        os.unlink(log)
+
+
 def run_update(config: str, release: str, user: str | None, online: bool, timeout: float) -> None:
     """Run the release's ``update_synapse_database``, bounded.
 
@@ -280,17 +320,32 @@ def run_update(config: str, release: str, user: str | None, online: bool, timeou
     :param online: leave out the background updates.
     :param timeout: seconds.
     """
-    argv = [f"{release}/bin/update_synapse_database", "--database-config", config]
-    if not online:
-        argv.append("--run-background-updates")
+    key, process, log = __context__.pop(WARM, (None, None, ""))
+    what = "the migration"
+    if key == (config, release, user, online) and process.poll() is None:
+        try:
+            __salt__["pgcluster.let_go"](process, timeout, what, log, stop_at=GIVES_UP)
+        finally:
+            os.unlink(log)
+        return
     handle, log = tempfile.mkstemp(prefix="saltworks-migration-", suffix=".log")
     os.close(handle)
     try:
         __salt__["pgcluster.run"](
-            argv, os_user=user, timeout=timeout, what="the migration", log=log, stop_at=GIVES_UP
+            _update(config, release, online),
+            os_user=user,
+            timeout=timeout,
+            what=what,
+            log=log,
+            stop_at=GIVES_UP,
         )
     finally:
         os.unlink(log)
+
+
+def _update(config: str, release: str, online: bool) -> list[str]:
+    argv = [f"{release}/bin/update_synapse_database", "--database-config", config]
+    return argv if online else [*argv, "--run-background-updates"]
 
 
 _SCHEMA = """
@@ -317,6 +372,7 @@ SELECT json_build_object(
   'encoding', pg_encoding_to_char(d.encoding), 'collate', d.datcollate, 'ctype', d.datctype,
   'bytes', pg_database_size(d.oid),
   'events', (SELECT greatest(reltuples, 0)::bigint FROM pg_class WHERE oid = to_regclass('events')),
+  'ssl_on', current_setting('ssl')::bool,
   'ssl', (SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()),
   'role', json_build_object(
      'name', current_user,
@@ -406,6 +462,7 @@ def _sqlite_facts(at: Mapping[str, Any]) -> dict[str, Any]:
         "free": {folder: __salt__["pgcluster.free_bytes"](folder)},
         "host": None,
         "ssl": None,
+        "ssl_on": None,
         "role": {"may_create": os.access(folder, os.W_OK)},
         "foreign_tables": [],
     }

@@ -23,6 +23,13 @@ __salt__: dict[str, Any]
 #: (measured on 1.40). With 0 the server counts them again when it starts.
 RECEIPTS = "event_push_summary_last_receipt_stream_id"
 
+#: On SQLite a release as old as 1.40 numbers to-device messages on from the highest number
+#: still in the table, and the new one would take that over at its first start. Messages that
+#: were handed out are deleted, so numbers that clients have seen pass would be given again, and
+#: what gets one of them is shown to nobody. Where the count stood is nowhere in the database;
+#: so far beyond what is left it cannot have been. A gap does no harm.
+TO_DEVICE_LEAP = 10**9
+
 
 def __virtual__() -> str:
     return __virtualname__
@@ -119,4 +126,41 @@ def count_all_receipts(config: str) -> None:
         return
     with closing(sqlite3.connect(at["path"], timeout=10)) as db:
         db.execute(f"UPDATE {RECEIPTS} SET stream_id = 0")
+        db.commit()
+
+
+def to_device_place(config: str) -> int | None:
+    """From which number on the new release shall count to-device messages.
+
+    :param config: path of homeserver.yaml.
+    :returns: None when it will know itself: by PostgreSQL's sequence, or by the position that
+        it has written since.
+    """
+    at = __salt__["synapse_db.connection"](config)
+    if at["engine"] != "sqlite3":
+        return None
+    with closing(sqlite3.connect(f"file:{at['path']}?mode=ro", uri=True, timeout=10)) as db:
+        known = "SELECT count(*) FROM stream_positions WHERE stream_name = 'to_device'"
+        if db.execute(known).fetchone()[0]:
+            return None
+        left = (
+            "SELECT max(stream_id) FROM (SELECT stream_id FROM device_inbox "
+            "UNION ALL SELECT stream_id FROM device_federation_outbox)"
+        )
+        return int(db.execute(left).fetchone()[0] or 0) + TO_DEVICE_LEAP
+
+
+def set_to_device_place(config: str, place: int) -> None:
+    """Have the server count to-device messages from there on; Synapse must be stopped.
+
+    :param config: path of homeserver.yaml.
+    :param place: see :func:`to_device_place`.
+    """
+    at = __salt__["synapse_db.connection"](config)
+    with closing(sqlite3.connect(at["path"], timeout=10)) as db:
+        db.execute(
+            "INSERT INTO stream_positions (stream_name, instance_name, stream_id) "
+            "VALUES ('to_device', 'master', ?)",
+            (int(place),),
+        )
         db.commit()

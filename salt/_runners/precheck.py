@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
 import salt.version
 import yaml
-from saltworks import bank, milestone, precheck, precheck_facts, precheck_found
+from saltworks import bank, milestone, plan, precheck, precheck_facts, precheck_found, verify
 from saltworks.errors import Problem, Refused
 from saltworks.loaders import refusing
 from saltworks.minions import MachineError, Machines
@@ -69,6 +70,7 @@ def _gathered(name: str, house: Tree) -> precheck_facts.Facts:
         unreadable.append(
             Problem(str(house.vault.path), f"is no YAML: {error}", "correct that line")
         )
+    certificate = _certificate(house, secrets, unreadable)
     machines = Machines(__opts__)
     facts = precheck_facts.Facts(
         cmap=cmap,
@@ -78,6 +80,9 @@ def _gathered(name: str, house: Tree) -> precheck_facts.Facts:
         record=bank.read(house.store, "milestones"),
         placement=bank.read(house.store, "placement"),
         master_salt=salt.version.__version__,
+        master_python=sys.version_info[:2],
+        certificate=certificate,
+        now=time.time(),
         unreadable=unreadable,
     )
     if isinstance(cmap, Mapping) and precheck_facts.text(cmap, "releases", "synapse"):
@@ -100,8 +105,23 @@ def _gathered(name: str, house: Tree) -> precheck_facts.Facts:
             machine: pool.submit(_machine, machine, asked[machine]) for machine in sorted(there)
         }
         found = pool.submit(_found, name, facts, there)
+        move = pool.submit(_move, name, facts, there)
         answers.update({machine: future.result() for machine, future in waiting.items()})
-        return replace(facts, machines=answers, **found.result())
+        return replace(facts, machines=answers, **{**found.result(), **move.result()})
+
+
+def _certificate(
+    house: Tree, secrets: Sequence[str], unreadable: list[Problem]
+) -> dict[str, Any] | None:
+    """The public certificate, and whether the key belongs to it; the key stays in the vault."""
+    names = ("tls_certificate", "tls_key")
+    if not set(names) <= set(secrets):
+        return None
+    try:
+        return {"pem": house.vault.get(names[0]), "key_fits": house.vault.key_fits(*names)}
+    except Refused as refusal:
+        unreadable += refusal.problems
+        return None
 
 
 def _machine(machine: str, words: Mapping[str, Any]) -> dict[str, Any]:
@@ -138,6 +158,30 @@ def _found(name: str, facts: precheck_facts.Facts, there: set[str]) -> dict[str,
         "backup": way_back,
         "migration": _migration(facts, legacy, int(told["is"]["events"]), way_back),
     }
+
+
+def _move(name: str, facts: precheck_facts.Facts, there: set[str]) -> dict[str, Any]:
+    """What else serves on Synapse's new machine, and the database that stays behind."""
+    needs, cmap = precheck_facts.NEEDS[name], facts.cmap
+    if milestone.is_achieved(facts.record, name):
+        return {}
+    answers: dict[str, Any] = {}
+    machine = precheck_facts.of_role(cmap, needs.alone) if needs.alone else None
+    if machine in there:
+        assert machine is not None
+        told = _told(machine, "homeserver.audit", *verify.ALONE)
+        answers["audit"] = told.get("is", told)
+    legacy = precheck_facts.of_role(cmap, "legacy")
+    config = precheck_facts.text(cmap, "legacy", "config_path")
+    if precheck_facts.is_managed(facts):
+        config = f"{plan.CONFIG_DIR}/homeserver.yaml"
+    # Once Synapse has gone, its configuration is no longer there to be asked.
+    at_home = facts.placement.get("synapse", legacy) == legacy
+    if needs.leaves_database and at_home and legacy in there and config:
+        assert legacy is not None
+        told = _told(legacy, "synapse_db.facts", config)
+        answers["database"] = told.get("is", told)
+    return answers
 
 
 def _backup(name: str, facts: precheck_facts.Facts, legacy: str) -> dict[str, Any]:

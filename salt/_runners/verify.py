@@ -68,8 +68,8 @@ def _machines(name: str, cmap: clustermap.Map, placement: plan.Placement) -> lis
     told = _told(placement.synapse, "homeserver.healthy", url, HEALTHY_SECONDS)
     checks = [verify.version(cmap, placement, told)]
     if proof.alone and (machine := clustermap.the_machine(cmap, proof.alone)):
-        ports = [verify.SSH_PORT, plan.PORT, plan.POLL_PORT]
-        checks.append(verify.alone(machine, _told(machine, "homeserver.audit", ["synapse"], ports)))
+        told = _told(machine, "homeserver.audit", *verify.ALONE)
+        checks.append(verify.alone(machine, told))
     if proof.emptied and (machine := clustermap.the_machine(cmap, proof.emptied)):
         programs = list(verify.SYNAPSE_PROGRAMS)
         told = _told(machine, "machine_facts.read", programs=programs)

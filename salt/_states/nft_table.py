@@ -40,7 +40,7 @@ def loaded(name: str, path: str, service: str) -> dict[str, Any]:
             return mod_watch(name, path, service)
         return {**ret, "result": False, "comment": f"{path} is missing"}
     if not wanted:
-        return {**ret, "result": False, "comment": f"{path}: its table has no comment to know it by"}
+        return {**ret, "result": False, "comment": f"{path}: the table has no comment"}
     found = _found(name)
     if found == wanted:
         return {**ret, "comment": f"{name} holds the rules of {path}"}

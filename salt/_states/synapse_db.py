@@ -53,6 +53,24 @@ def migrated(
     return _ret(name, True, f"migrated in {done['seconds']:g} s", changes)
 
 
+def warmed(
+    name: str, release: str, user: str | None = None, online: bool = False
+) -> dict[str, Any]:
+    """The migration's program is loaded, for a ``migrated`` later in this very run.
+
+    :param name: path of homeserver.yaml.
+    :param release: folder of the release.
+    :param user: account to run as.
+    :param online: as in ``migrated``.
+    """
+    if not __opts__["test"]:
+        try:
+            __salt__["synapse_db.warm"](name, release, user, online)
+        except CommandExecutionError as problem:
+            return _ret(name, False, str(problem))
+    return _ret(name, None if __opts__["test"] else True, "the migration's program is loading")
+
+
 def _ret(
     name: str, result: bool | None, comment: str, changes: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:

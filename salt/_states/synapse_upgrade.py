@@ -61,6 +61,27 @@ def receipts_counted(name: str, service: str) -> dict[str, Any]:
     return {**_ret(name, True, "all receipts will be counted"), "changes": changes}
 
 
+def to_device_counted(name: str, service: str) -> dict[str, Any]:
+    """The new release counts to-device messages on, beyond all numbers given before.
+
+    :param name: path of homeserver.yaml.
+    :param service: the new Synapse's unit: once that runs, it counts by itself.
+    """
+    if __opts__["test"]:
+        return _ret(name, None, "to-device messages would be counted on")
+    try:
+        if __salt__["service.status"](service):
+            return _ret(name, True, f"{service} runs and counts")
+        place = __salt__["synapse_upgrade.to_device_place"](name)
+        if place is None:
+            return _ret(name, True, "the database knows where to count on")
+        __salt__["synapse_upgrade.set_to_device_place"](name, place)
+    except CommandExecutionError as problem:
+        return _ret(name, False, str(problem))
+    changes = {"to-device messages counted from": {"old": "what is left", "new": place}}
+    return {**_ret(name, True, f"they will be counted from {place}"), "changes": changes}
+
+
 def nothing_lost(name: str, directory: str, mark: str) -> dict[str, Any]:
     """The content is what it was at the mark, but for what the migration changes on purpose.
 

@@ -325,7 +325,8 @@ def _judged(lab: Lab, name: str, report: Json) -> Json:
         raise LabError(
             f"{name.upper()} ran, but its proof failed:\n{lines}\n"
             f"  report: {report_file(lab, name)}\n"
-            f"  witness: {lab.settings.logs}/witness-{name}.witness.log"
+            f"  witness: {lab.settings.logs}/witness-{name}.witness.log\n"
+            "  It is achieved and is not done twice: `make clean-lab`, then `make lab`, try anew."
         )
     return report
 

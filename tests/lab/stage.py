@@ -59,13 +59,14 @@ class Stage:
         return answer
 
     def fresh_old_server(self) -> None:
-        """The old server as it was seeded, and a record in which nothing has happened."""
+        """The old server as it was seeded, just adopted, and nothing recorded of the one before."""
         self.legacy.destroy()
         self.legacy.create(layers=[self.layer])
         if self.master.running:
-            self.master.run(["rm", "-rf", RECORD])
+            self.master.run(["rm", "-rf", RECORD, milestones.MAP])
         self.lab.boot([MASTER, m0.MACHINE])
         legacy.await_synapse(self.legacy)
+        milestones.adopt(self.lab, self.seed, self.say)
 
     def door(self) -> tuple[str, str | None]:
         """State of the front door and the target it is open to."""
@@ -102,7 +103,6 @@ def staged(name: str, database: legacy.Database) -> Iterator[Stage]:
         lab.dns_point(milestones.PUBLIC_NAME, stage.legacy.address)
         lab.dns_point("www.lale.test", stage.legacy.address)
         stage.fresh_old_server()
-        milestones.adopt(lab, found.seed)
         yield stage
         _keep_release(stage)
     finally:

@@ -133,6 +133,13 @@ def test_what_stays_behind_is_open_to_synapse_alone(stage: Stage) -> None:
         assert not stage.lab.machine("proxy").run(knock.format(port), check=False).ok
 
 
+def test_synapse_is_open_to_the_proxy_alone(stage: Stage) -> None:
+    ask = f"curl -sf -m 2 http://{ADDRESSES['synapse']}:{{}}/health"
+    for port in (8008, 8009):
+        for name, reached in (("proxy", True), ("synapse", True), ("legacy", False)):
+            assert stage.lab.machine(name).run(ask.format(port), check=False).ok is reached
+
+
 def test_the_way_back_is_refused_once_the_door_was_open(stage: Stage) -> None:
     found = everything(stage)
     with pytest.raises(SaltRunError, match="would lose what people have written there since"):

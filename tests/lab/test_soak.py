@@ -13,7 +13,7 @@ from tests.lab.test_m2 import NEW
 
 pytestmark = [pytest.mark.lab, pytest.mark.soak]
 
-JOURNEYS: list[legacy.Database] = ["postgresql"] * 4 + ["sqlite"]
+JOURNEYS: tuple[legacy.Database, ...] = ("postgresql",) * 4 + ("sqlite",)
 
 
 def test_every_journey_loses_nothing() -> None:

@@ -47,9 +47,11 @@ def load(path: Path) -> ModuleType:
 def loaded(names: tuple[str, ...] = FILES) -> dict[str, Any]:
     """``__salt__`` with the public functions of the modules, each wired to the others."""
     salt: dict[str, Any] = {}
+    context: dict[str, Any] = {}
     for name in names:
         module = load(MODULES / f"{name}.py")
         module.__salt__ = salt  # type: ignore[attr-defined]
+        module.__context__ = context  # type: ignore[attr-defined]
         for key, value in vars(module).items():
             if callable(value) and not isinstance(value, type) and key[0] != "_":
                 salt[f"{module.__virtualname__}.{key}"] = value

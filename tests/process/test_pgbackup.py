@@ -380,6 +380,8 @@ def test_facts_are_those_of_synapse_own_role(site: dict[str, Any], salt: dict[st
     assert (facts["encoding"], facts["collate"], facts["ctype"]) == ("UTF8", "C", "C")
     assert facts["role"]["name"] == "synapse_user"
     assert facts["role"]["may_create"]
+    # A cluster made by initdb serves no TLS.
+    assert (facts["ssl_on"], facts["ssl"]) == (False, False)
     assert facts["foreign_tables"] == ["stray"]
     assert facts["schema"] == {"version": 61, "compat": 59, "deltas": 1, "pending": []}
 

@@ -58,6 +58,7 @@ DATABASE: dict[str, Any] = {
     "bytes": 50_000_000,
     "events": 4000,
     "schema": {"version": 61, "pending": []},
+    "ssl_on": True,
     "role": {"name": "u", "may_create": True},
     "foreign_tables": [],
 }
@@ -74,6 +75,7 @@ def told(address: str, **other: Any) -> dict[str, Any]:
     )
     return {
         "salt": "3008.3",
+        "salt_python": [3, 11],
         "os": {"name": "Debian", "family": "Debian", "release": "12"},
         "python": [3, 11],
         "arch": "x86_64",
@@ -108,7 +110,9 @@ def facts(**other: Any) -> Facts:
         "accepted": tuple(MAP["machines"]),
         "record": {"m1": ACHIEVED},
         "master_salt": "3008.3",
+        "master_python": (3, 12),
         "machines": machines,
+        "audit": {"services": [], "listeners": []},
         "database": DATABASE,
         "backup": {"stands": False, "problems": [], "schema": None},
         "migration": {"way": "offline", "seconds": 5.8, "words": "", "rehearsed": None},
@@ -277,6 +281,50 @@ def test_what_is_asked_of_each_machine() -> None:
     assert asked["synapse"]["ports"] == [8008, 8009]
     assert asked["synapse"]["trees"] == ["/var/lib/synapse/media_store"]
     assert {15432, 18008, 18009} <= set(asked["legacy"]["ports"])
+
+
+@pytest.mark.parametrize(("name", "given"), [("m1", fresh()), ("m2", facts())])
+def test_salt_s_own_python_is_new_enough_everywhere(name: str, given: Facts) -> None:
+    text = said(name, changed(replace(given, master_python=(3, 10)), "legacy", salt_python=[3, 9]))
+    assert "master: its Salt runs with Python 3.10, the project's modules need 3.11" in text
+    assert "legacy: its Salt runs with Python 3.9, the project's modules need 3.11" in text
+    assert text.count("its Salt runs with") == 2
+
+
+def test_what_else_runs_on_synapse_s_machine_is_two_problems_at_most() -> None:
+    row = {"protocol": "udp", "address": "0.0.0.0", "port": 123, "by": "ntpd"}
+    told = {
+        "services": ["exim4.service", "ntpsec.service"],
+        "listeners": [row, {**row, "protocol": "tcp", "port": 2049, "by": ""}],
+    }
+    problems = precheck.problems("m2", facts(audit=told))
+    step = "-> stop and disable it, or choose an empty machine"
+    assert [str(problem) for problem in problems] == [
+        "synapse: listeners: something else runs on synapse: ntpd listens on 0.0.0.0:123 (udp); "
+        f"somebody listens on 0.0.0.0:2049 (tcp) {step}",
+        "synapse: services: something else runs on synapse: exim4.service runs; "
+        f"ntpsec.service runs {step}",
+    ]
+    assert said("m1", fresh(audit=told)) == ""
+    assert "cannot be seen: no ss" in said("m2", facts(audit={"error": "no ss"}))
+    # Until it is achieved only; then the verdict looks.
+    assert said("m2", facts(audit=told, record={"m1": ACHIEVED, "m2": ACHIEVED})) == ""
+
+
+def test_the_database_that_stays_behind_serves_tls_and_is_at_rest() -> None:
+    after_m1 = facts(placement={"managed": True})
+    off = {**DATABASE, "ssl_on": False, "schema": {"version": 94, "pending": ["a", "b"]}}
+    text = said("m2", replace(after_m1, database=off))
+    assert "PostgreSQL on legacy has ssl off" in text
+    assert "set `ssl = on`" in text
+    assert "2 background updates still run: a, b -> wait until salt legacy synapse_db" in text
+    # It is not asked for M1, where Synapse reaches it on loopback.
+    assert said("m1", fresh(database={**DATABASE, "ssl_on": False})) == ""
+    sqlite = {**off, "engine": "sqlite", "ssl_on": None, "server_version": "3.40.1"}
+    text = said("m2", replace(after_m1, database=sqlite))
+    assert "ssl" not in text
+    assert "2 background updates still run" in text
+    assert "connection refused" in said("m2", facts(database={"error": "connection refused"}))
 
 
 def test_a_big_database_needs_a_choice() -> None:

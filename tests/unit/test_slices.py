@@ -140,7 +140,7 @@ def test_the_old_machine_offers_its_trees_only_where_somebody_may_fetch_them() -
 @pytest.mark.parametrize("stage", PLACEMENTS)
 def test_synapse_on_its_own_machine_is_open_to_the_proxy_alone(stage: str) -> None:
     row = slice_of("synapse", stage)
-    assert row["firewall"] == {"ports": {plan.PORT: ["198.18.0.11"], plan.POLL_PORT: ["198.18.0.11"]}}
+    assert row["firewall"]["ports"] == {8008: ["198.18.0.11"], 8009: ["198.18.0.11"]}
     states = row["saltworks"]["states"]
     assert states.index("firewall") < next(
         at for at, name in enumerate(states) if name.startswith("synapse")

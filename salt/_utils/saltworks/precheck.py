@@ -8,7 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from . import clustermap, milestone, precheck_found, precheck_machines
+from . import (
+    clustermap,
+    milestone,
+    precheck_certificate,
+    precheck_found,
+    precheck_machines,
+    precheck_move,
+)
 from .errors import Problem
 from .precheck_facts import (
     NEEDS,
@@ -52,9 +59,13 @@ def survey(name: str, facts: Facts) -> Survey:
         f"runs Salt {facts.master_salt}",
         f"install Salt {SALT_LINE}.{SALT_MINIMUM} or newer of the {SALT_LINE} LTS",
     )
+    precheck_machines.salt_python(made, "master", facts.master_python)
+    precheck_certificate.check(made, facts, done=done)
     precheck_machines.check(made, name, needs, facts, sound=sound, done=done)
     if needs.upgrades and not done:
         precheck_found.check(made, name, facts)
+    if not done:
+        precheck_move.check(made, needs, facts)
     made.problems = sorted(set(made.problems))
     return made
 

@@ -17,6 +17,9 @@ from .errors import Problem
 #: Oldest Salt, and the line of long-term support that is meant (design, "Everywhere").
 SALT_LINE, SALT_MINIMUM = 3008, 3
 
+#: Of the Python that Salt runs with: the project's modules use what came with it.
+SALT_PYTHON = (3, 11)
+
 #: Synapse's own minimum (its pyproject: requires-python).
 PYTHON_MINIMUM = (3, 10)
 
@@ -48,6 +51,8 @@ class Needs:
     :param upgrades: the found server and its database are upgraded.
     :param serves: role to the kinds of service whose ports must be free there.
     :param receives_media: role of the machine that gets a copy of the media.
+    :param alone: role of the machine on which nothing but Synapse may serve.
+    :param leaves_database: Synapse goes where the database is reached over the network.
     """
 
     roles: tuple[str, ...]
@@ -55,6 +60,8 @@ class Needs:
     upgrades: bool = False
     serves: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     receives_media: str | None = None
+    alone: str | None = None
+    leaves_database: bool = False
 
 
 NEEDS: Mapping[str, Needs] = {
@@ -69,6 +76,8 @@ NEEDS: Mapping[str, Needs] = {
         runs_synapse=("synapse",),
         serves={"legacy": ("relay",), "proxy": ("nginx",), "synapse": ("synapse",)},
         receives_media="synapse",
+        alone="synapse",
+        leaves_database=True,
     ),
 }
 
@@ -84,6 +93,7 @@ class Facts:
     :param record: the milestones' record.
     :param placement: the recorded placement.
     :param master_salt: version of the master's Salt.
+    :param master_python: version of the Python it runs with, as ``(3, 11)``.
     :param machines: id to ``{"facts": machine_facts.read, "asked": t, "answered": t}``,
         times of the master's clock, or to ``{"error": text}``.
     :param database: ``synapse_db.facts`` or ``{"error": text}``; None: not asked.
@@ -92,6 +102,11 @@ class Facts:
     :param migration: ``way``, ``words`` of ``synapse_db.migration_plan`` and
         ``rehearsed`` (seconds, or None), or None: not asked.
     :param built: the release's archive is on the master.
+    :param audit: ``homeserver.audit`` of the machine that is for Synapse alone, or
+        ``{"error": text}``; None: not asked.
+    :param certificate: ``pem`` (the public certificate with its chain) and ``key_fits``
+        (yes or no, never the key); None: there is none to look at.
+    :param now: the master's time, in seconds since the epoch.
     :param unreadable: problems met while reading the map's file.
     """
 
@@ -102,11 +117,15 @@ class Facts:
     record: Mapping[str, Any] = field(default_factory=dict)
     placement: Mapping[str, Any] = field(default_factory=dict)
     master_salt: str = ""
+    master_python: tuple[int, ...] = ()
     machines: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     database: Mapping[str, Any] | None = None
     backup: Mapping[str, Any] | None = None
     migration: Mapping[str, Any] | None = None
     built: bool = False
+    audit: Mapping[str, Any] | None = None
+    certificate: Mapping[str, Any] | None = None
+    now: float = 0.0
     unreadable: Sequence[Problem] = ()
 
 

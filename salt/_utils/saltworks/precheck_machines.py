@@ -41,6 +41,21 @@ def check(made: Survey, name: str, needs: Needs, facts: Facts, *, sound: bool, d
             _ports(made, machine, row["role"], needs, facts, found)
 
 
+def salt_python(made: Survey, place: str, version: tuple[int, ...]) -> None:
+    """Check the Python that Salt runs with.
+
+    :param place: the machine, or the master.
+    """
+    wanted = ".".join(map(str, shared.SALT_PYTHON))
+    made.must(
+        version >= shared.SALT_PYTHON,
+        place,
+        f"its Salt runs with Python {'.'.join(map(str, version)) or 'of unknown version'}, the "
+        f"project's modules need {wanted}",
+        f"install Salt there with Python {wanted} or newer (salt-call --versions-report shows it)",
+    )
+
+
 def _facts_of(facts: Facts, machine: str) -> Mapping[str, Any] | None:
     found = facts.machines.get(machine, {}).get("facts")
     return found if isinstance(found, Mapping) else None
@@ -61,6 +76,7 @@ def _versions(
         f"runs Salt {found['salt']}",
         f"install salt-minion {line} or newer of the {shared.SALT_LINE} LTS",
     )
+    salt_python(made, machine, tuple(found["salt_python"]))
     if role not in needs.runs_synapse:
         return
     system = found["os"]

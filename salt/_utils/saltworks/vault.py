@@ -14,6 +14,13 @@ from pathlib import Path
 
 import gnupg  # type: ignore[import-untyped]
 import yaml
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_pem_private_key,
+)
 
 from .errors import Problem, Refused
 
@@ -82,6 +89,22 @@ class Vault:
                 ],
             )
         return str(opened)
+
+    def key_fits(self, certificate: str, key: str) -> bool:
+        """Whether a secret is the private key of another, a certificate; nothing else of it.
+
+        :param certificate: name of the secret with the certificate, its chain behind it.
+        :param key: name of the secret with the key, which no passphrase may close.
+        :raises Refused: when one is missing, or the keyring cannot open it.
+        """
+        pem, closed = self.get(certificate), self.get(key)
+        try:
+            wanted = x509.load_pem_x509_certificates(pem.encode())[0].public_key()
+            found = load_pem_private_key(closed.encode(), None).public_key()
+        except (ValueError, TypeError, UnsupportedAlgorithm):
+            return False
+        form = Encoding.DER, PublicFormat.SubjectPublicKeyInfo
+        return wanted.public_bytes(*form) == found.public_bytes(*form)
 
     def put(self, secrets: Mapping[str, str]) -> None:
         """Encrypt and store secrets, keeping the others; atomic, mode 0600.

@@ -20,6 +20,9 @@ SYNAPSE_PROGRAMS = ("synapse.app.homeserver", "synapse_homeserver")
 
 SSH_PORT = 22
 
+#: What may run and listen where Synapse is alone: arguments of ``homeserver.audit``.
+ALONE: tuple[list[str], list[int]] = ([plan.SERVICE], [SSH_PORT, plan.PORT, plan.POLL_PORT])
+
 
 @dataclass(frozen=True)
 class Proof:
@@ -129,14 +132,23 @@ def alone(machine: str, told: Mapping[str, Any]) -> Check:
     """
     if "error" in told:
         return Check("alone", False, str(told["error"]))
-    rows = [
-        f"{row['by'] or 'somebody'} listens on {row['address']}:{row['port']} ({row['protocol']})"
-        for row in told["listeners"]
-    ]
-    rows += [f"{unit} runs" for unit in told["services"]]
+    found = strangers(told)
+    rows = [*found["listeners"], *found["services"]]
     if rows:
         return Check("alone", False, f"{machine}: {'; '.join(rows)}")
     return Check("alone", True, f"{machine} serves nothing but Synapse, ssh and salt-minion")
+
+
+def strangers(told: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The answer of ``homeserver.audit`` in words: ``listeners`` and ``services``."""
+    return {
+        "listeners": [
+            f"{row['by'] or 'somebody'} listens on {row['address']}:{row['port']} "
+            f"({row['protocol']})"
+            for row in told["listeners"]
+        ],
+        "services": [f"{unit} runs" for unit in told["services"]],
+    }
 
 
 def emptied(machine: str, told: Mapping[str, Any]) -> Check:

@@ -77,6 +77,6 @@ def test_rules_that_do_not_arrive_are_a_failure(
     assert done["result"] is False
     assert "journalctl -u saltworks-firewall" in done["comment"]
     rules.write_text("table inet saltworks_firewall {\n}\n", encoding="utf-8")
-    assert "no comment" in applied(Kernel("", rules), monkeypatch)["comment"]
+    assert "the table has no comment" in applied(Kernel("", rules), monkeypatch)["comment"]
     rules.unlink()
     assert "is missing" in applied(Kernel("", rules), monkeypatch)["comment"]

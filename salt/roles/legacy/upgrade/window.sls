@@ -9,9 +9,19 @@ upgrade-window-past:
   test.nop
 {%- else %}
 
+# What takes long to load is loaded while nobody waits for it.
+upgrade-warmed:
+  synapse_db.warmed:
+    - name: {{ config }}
+    - release: {{ release }}
+    - user: {{ legacy.user }}
+    - online: {{ (legacy.background_updates == 'online') | json }}
+
 upgrade-announced:
   door.announced:
     - name: door
+    - require:
+        - synapse_db: upgrade-warmed
 
 upgrade-door-closed:
   door.closed:
@@ -65,13 +75,20 @@ upgrade-receipts:
     - require:
         - synapse_db: upgrade-migrated
 
+upgrade-to-device:
+  synapse_upgrade.to_device_counted:
+    - name: {{ config }}
+    - service: {{ service.name }}
+    - require:
+        - synapse_upgrade: upgrade-receipts
+
 upgrade-current:
   file.symlink:
     - name: {{ current }}
     - target: {{ release }}
     - atomic: true
     - require:
-        - synapse_upgrade: upgrade-receipts
+        - synapse_upgrade: upgrade-to-device
 
 upgrade-started:
   service.running:
