@@ -58,15 +58,16 @@ class Stage:
         self.say(f"{name} ended")
         return answer
 
-    def fresh_old_server(self) -> None:
-        """The old server as it was seeded, just adopted, and nothing recorded of the one before."""
+    def fresh_old_server(self, adopted: bool = True) -> None:
+        """The old server as it was seeded, and nothing recorded of the one before."""
         self.legacy.destroy()
         self.legacy.create(layers=[self.layer])
         if self.master.running:
             self.master.run(["rm", "-rf", RECORD, milestones.MAP])
         self.lab.boot([MASTER, m0.MACHINE])
         legacy.await_synapse(self.legacy)
-        milestones.adopt(self.lab, self.seed, self.say)
+        if adopted:
+            milestones.adopt(self.lab, self.seed, self.say)
 
     def door(self) -> tuple[str, str | None]:
         """State of the front door and the target it is open to."""
@@ -89,8 +90,8 @@ class Stage:
 
 
 @contextlib.contextmanager
-def staged(name: str, database: legacy.Database) -> Iterator[Stage]:
-    """A lab called `name`, with an adopted old server; nothing of it stays afterwards."""
+def staged(name: str, database: legacy.Database, adopted: bool = True) -> Iterator[Stage]:
+    """A lab called `name`, with an old server; nothing of it stays afterwards."""
     main = Lab.load()
     lab = Lab.load(main.settings.root.with_name(f".lab-{name}"), netns=f"sw{name}")
     clean(lab.settings)
@@ -102,7 +103,7 @@ def staged(name: str, database: legacy.Database) -> Iterator[Stage]:
         lab.push_tree()
         lab.dns_point(milestones.PUBLIC_NAME, stage.legacy.address)
         lab.dns_point("www.lale.test", stage.legacy.address)
-        stage.fresh_old_server()
+        stage.fresh_old_server(adopted)
         yield stage
         _keep_release(stage)
     finally:

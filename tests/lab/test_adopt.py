@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 
 import pytest
 import yaml
 from saltworks import releases
 
-from tests.lab import legacy, m0, scenario
-from tests.lab.driver import PROJECT, Lab
+from tests.lab import legacy, m0
+from tests.lab.driver import PROJECT
+from tests.lab.stage import Stage
 
 pytestmark = pytest.mark.lab
 
@@ -18,27 +18,10 @@ SUMS = f"sha256sum {legacy.HOME}/*.yaml"
 ADOPT = "salt-run adopt.homeserver legacy accepted='[enable_group_creation]' overwrite={}"
 
 
-@pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    """The main lab's master and old server; made here if need be, and then removed again."""
-    found = Lab.load()
-    names = ("salt", m0.MACHINE)
-    made_here = [name for name in names if not found.machine(name).created]
-    scenario.old_server(found, lambda text: None)
-    found.machine("salt").create()
-    found.push_tree()
-    found.boot(list(names))
-    legacy.await_synapse(found.machine(m0.MACHINE))
-    yield found
-    for name in made_here:
-        found.machine(name).destroy()
-
-
-def test_the_hand_made_server_becomes_a_map_and_secrets(lab: Lab) -> None:
-    master = lab.machine("salt")
-    old_server = lab.machine(m0.MACHINE)
+def test_the_hand_made_server_becomes_a_map_and_secrets(found: Stage) -> None:
+    master, old_server = found.master, found.legacy
     before = old_server.run(SUMS).stdout
-    lab.access.answering(["salt", m0.MACHINE])
+    found.lab.access.answering(["salt", m0.MACHINE])
     report = master.run(ADOPT.format("True"), timeout=120).stdout
     assert "Can be adopted" in report
     assert "its version was not asked" not in report
@@ -70,18 +53,18 @@ def test_the_hand_made_server_becomes_a_map_and_secrets(lab: Lab) -> None:
     assert "a cluster map is there already" in again.stdout
 
 
-def test_without_a_minion_on_the_master_or_a_lock_nothing_is_written(lab: Lab) -> None:
-    master = lab.machine("salt")
+def test_without_a_minion_on_the_master_or_a_lock_nothing_is_written(found: Stage) -> None:
+    master = found.master
     places = "/srv/saltworks/pillar/cluster.sls /srv/saltworks/pillar/secrets.sls"
     before = master.run(f"sha256sum {places}", check=False).stdout
     refused = master.run(ADOPT.format("True release=1.2.3"), check=False, timeout=120)
     assert refused.returncode == 1
     assert "there is no lock of Synapse 1.2.3" in refused.stdout
-    lab.access.reject("salt")
+    found.lab.access.reject("salt")
     try:
         refused = master.run(ADOPT.format("True"), check=False, timeout=120)
     finally:
-        lab.access.accept("salt")
+        found.lab.access.accept("salt")
     assert refused.returncode == 1
     assert "start a salt-minion on the master (id: salt)" in refused.stdout
     assert master.run(f"sha256sum {places}", check=False).stdout == before

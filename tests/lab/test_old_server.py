@@ -5,15 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from tests.lab import legacy, m0, people, readback, scenario
-from tests.lab.driver import PROJECT, Lab, LabMachine
+from tests.lab import legacy, milestones, readback
+from tests.lab.driver import LabMachine
+from tests.lab.stage import Stage
 
 pytestmark = pytest.mark.lab
 
@@ -21,50 +20,22 @@ Read = Callable[[], dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def old_server() -> Iterator[LabMachine]:
-    """The lab's legacy machine; made here if no `make lab` left one, and then removed again."""
-    lab = Lab.load()
-    machine = lab.machine(m0.MACHINE)
-    made_here = not machine.created
-    scenario.old_server(lab, lambda text: None)
-    if not machine.running:
-        machine.boot()
-    legacy.await_synapse(machine)
-    yield machine
-    if made_here:
-        machine.destroy()
+def old_server(found: Stage) -> LabMachine:
+    """The old server, as it was seeded."""
+    return found.legacy
 
 
 @pytest.fixture(scope="module")
-def seed(old_server: LabMachine) -> dict[str, Any]:
+def seed(found: Stage) -> dict[str, Any]:
     """What the seed wrote into the server, by its own account."""
-    return dict(json.loads(m0.m0(Lab.load()).seed.read_text()))
+    return dict(json.loads(found.seed.read_text()))
 
 
 @pytest.fixture(scope="module")
-def read(old_server: LabMachine, tmp_path_factory: pytest.TempPathFactory) -> Read:
+def read(found: Stage, tmp_path_factory: pytest.TempPathFactory) -> Read:
     """Reads everything back as each user, through the public name."""
-    lab = Lab.load()
-    seed = m0.m0(lab).seed
     out = tmp_path_factory.mktemp("readback") / "readback.json"
-
-    def reading() -> dict[str, Any]:
-        words = ["--url", people.PUBLIC_URL, "--ca", str(lab.settings.ca), "--seed", str(seed)]
-        words += ["--admin-url", legacy.ADMIN_URL, "--admin-pid", str(old_server.init())]
-        words += ["--events", "200", "--out", str(out)]
-        done = subprocess.run(
-            [*lab.network.client(), sys.executable, "-m", "tests.lab.readback", *words],
-            cwd=PROJECT,
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        document: dict[str, Any] = json.loads(out.read_text())
-        return document
-
-    return reading
+    return lambda: milestones.read_back(found.lab, found.seed, out)
 
 
 @pytest.fixture(scope="module")
