@@ -63,9 +63,11 @@ def shell(lab: Lab, options: argparse.Namespace) -> int:
 
 def clean(lab: Lab, _: argparse.Namespace) -> int:
     """Remove every trace."""
-    for line in cleanup.clean(lab.settings):
-        print(f"removed {line}")
-    rest = cleanup.leftovers(lab.settings)
+    rest = []
+    for settings in [*lab.settings.beside(), lab.settings]:
+        for line in cleanup.clean(settings):
+            print(f"removed {line}")
+        rest += cleanup.leftovers(settings)
     if rest:
         print(f"still there: {', '.join(rest)}. Run it again.", file=sys.stderr)
         return 1

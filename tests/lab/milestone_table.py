@@ -37,12 +37,16 @@ def show_report(name: str, report: Json) -> None:
     console = _console()
     witness.print_report(report, f"{name.upper()}: what the witness saw", console)
     read = report["read_back"]
-    console.print(
-        f"read back: {read['explained']} differences, all on the whitelist of the new release"
-        if not read["unexplained"]
-        else f"read back: {len(read['unexplained'])} differences that nothing explains"
-    )
+    console.print(f"read back: {_read_back(read)}")
     _print(console)
+
+
+def _read_back(read: Json) -> str:
+    if read["unexplained"]:
+        return f"{len(read['unexplained'])} differences that nothing explains"
+    if read["explained"]:
+        return f"{read['explained']} differences, each on the whitelist of the new release"
+    return "equal"
 
 
 def show_closing(lab: Lab, seed: Path) -> None:

@@ -112,6 +112,7 @@ class Lab:
     def network_up(self) -> None:
         """Network, names and authority."""
         self.settings.root.mkdir(parents=True, exist_ok=True)
+        self.settings.note()
         self.authority.up()
         self.network.up()
 

@@ -28,6 +28,10 @@ MASTER = "salt"
 SALT_VERSION = "3008.3"
 
 
+NETNS = "netns"
+"""File in a lab's state that names its network namespace."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """Where a lab lives.
@@ -53,6 +57,19 @@ class Settings:
             netns=netns or env.get("SALTWORKS_NETNS") or "saltworks",
             cache=Path(env.get("SALTWORKS_CACHE") or "/var/cache/saltworks").resolve(),
         )
+
+    def note(self) -> None:
+        """Write down which namespace this lab uses, for who cleans up after a killed run."""
+        (self.root / NETNS).write_text(f"{self.netns}\n")
+
+    def beside(self) -> list[Settings]:
+        """Labs that tests made beside this one (``.lab-m1`` beside ``.lab``) and did not remove."""
+        found = []
+        for root in sorted(self.root.parent.glob(f"{self.root.name}-*")):
+            note = root / NETNS
+            if note.is_file():
+                found.append(Settings(root, note.read_text().strip(), self.cache))
+        return found
 
     @property
     def machines(self) -> Path:
