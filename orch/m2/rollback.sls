@@ -1,7 +1,13 @@
 # Synapse and the front where they were, as long as nobody has written at the new place.
+m2-returnable:
+  milestone.returnable:
+    - name: m2
+
 m2-handed-back:
   milestone.handed_back:
     - name: m2
+    - require:
+        - milestone: m2-returnable
 
 m2-front-back:
   milestone.placed:

@@ -60,6 +60,18 @@ def roll_back(name: str) -> str:
 
 
 @refusing
+def check_return(name: str) -> str:
+    """Refuse to take a milestone back that never began, or that people use already.
+
+    :param name: the milestone, such as ``m1``.
+    """
+    wrong = milestone.return_problems(bank.read(_store(), _RECORD), name)
+    if wrong:
+        raise Refused(f"{name.upper()}'s rollback", wrong)
+    return f"{name.upper()} may be taken back"
+
+
+@refusing
 def arm(name: str) -> str:
     """Open the catch of a destructive step for a minute.
 

@@ -116,6 +116,11 @@ def rolled_back(name: str) -> dict[str, Any]:
     return _acting(name, "milestone.roll_back", changes)
 
 
+def returnable(name: str) -> dict[str, Any]:
+    """The milestone has begun and is not achieved; runs in test mode as well."""
+    return _reading(name, "milestone.check_return")
+
+
 def disarmed(name: str) -> dict[str, Any]:
     """The catch of a destructive step was opened less than a minute ago.
 

@@ -170,6 +170,13 @@ def test_the_catch_expires() -> None:
     assert "M1 is not achieved" in early[0].what
 
 
+def test_what_is_achieved_or_never_began_is_not_taken_back() -> None:
+    assert "has not begun" in milestone.return_problems({}, "m1")[0].what
+    assert milestone.return_problems({"m1": {"state": "running"}}, "m1") == []
+    late = milestone.return_problems({"m1": {"state": "achieved"}}, "m1")
+    assert "would lose what people have written there since" in late[0].what
+
+
 def test_a_refusal_is_a_text_with_a_retcode_and_a_bug_stays_an_exception() -> None:
     def refuse() -> None:
         raise Refused("M1", [Problem("here", "is wrong", "mend it")])

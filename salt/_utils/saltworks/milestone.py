@@ -123,6 +123,19 @@ def catch_problems(
     return []
 
 
+def return_problems(record: Record, name: str) -> list[Problem]:
+    """Why a milestone may not be taken back: it never began, or people use what it made.
+
+    :param name: the milestone, such as ``m1``.
+    """
+    if name not in record:
+        return [Problem(f"milestone {name}", "has not begun", "there is nothing to take back")]
+    if not is_achieved(record, name):
+        return []
+    what = "is achieved: going back now would lose what people have written there since"
+    return [Problem(f"milestone {name}", what, "mend what is wrong, and go on")]
+
+
 def table(record: Record) -> list[dict[str, str]]:
     """One row a milestone, in order, for the operator's screen."""
     rows = []

@@ -11,6 +11,7 @@ from typing import Any
 import salt.client
 import salt.key
 import salt.utils.jid
+from salt.exceptions import SaltClientError
 
 from .errors import Problem
 
@@ -55,15 +56,20 @@ class Machines:
             itself is bounded on the machine.
         :raises MachineError: no answer, or the function failed there.
         """
-        answers = self._client.cmd(
-            [minion],
-            function,
-            list(args),
-            tgt_type="list",
-            timeout=timeout,
-            full_return=True,
-            kwarg=kwargs,
-        )
+        try:
+            answers = self._client.cmd(
+                [minion],
+                function,
+                list(args),
+                tgt_type="list",
+                timeout=timeout,
+                full_return=True,
+                kwarg=kwargs,
+            )
+        except SaltClientError as error:
+            raise MachineError(
+                f"{function} could not be sent to {minion}: {error}; is the salt-master up?"
+            ) from error
         return self._answer(minion, function, answers, timeout)
 
     def call_unrecorded(

@@ -38,7 +38,7 @@ class Tree:
             self.root / "pillar" / "secrets.sls",
             Path(opts.get("gpg_keydir") or Path(opts["config_dir"]) / "gpgkeys"),
         )
-        self.store = salt.cache.Cache(opts, cachedir=RECORDS)
+        self.store = salt.cache.Cache(opts, cachedir=RECORDS, driver="localfs")
         #: Where the builder puts releases; served as ``salt://releases``.
         self.artifacts = Path(plan.ARTIFACTS_DIR)
         #: Id under which an orchestration's own pillar is compiled.
