@@ -10,8 +10,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from saltworks import slices
+
 from tests.lab import milestones, witness
-from tests.lab.driver import SaltRunError
+from tests.lab.driver import SaltRunError, wait_for
 from tests.lab.driver.settings import ADDRESSES
 from tests.lab.driver.testinfra_backend import machine_host
 from tests.lab.stage import Stage, changes, snapshot, staged, steps
@@ -22,6 +24,8 @@ NEW = {name: {"role": name, "address": ADDRESSES[name]} for name in ("proxy", "s
 SABOTAGE = "/etc/systemd/system/synapse.service.d/sabotage.conf"
 #: Longer than a milestone's own window may be: a move that fails holds people twice.
 TWO_WINDOWS = 20
+#: What the finalize of M2 asks for.
+QUIET_SECONDS = 60
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +58,11 @@ def front(stage: Stage) -> tuple[str, str | None]:
 def main_pid(stage: Stage, machine: str) -> str:
     show = "systemctl show --property=MainPID --value synapse"
     return stage.lab.machine(machine).run(show).stdout.strip()
+
+
+def idle_seconds(stage: Stage) -> float:
+    """How long nobody has come by our site on the old server."""
+    return float(stage.lab.salt("legacy", "nginx_config.idle_seconds", slices.SITE)["legacy"])
 
 
 def test_undeclared_machines_are_refused_and_nothing_is_touched(stage: Stage) -> None:
@@ -148,6 +157,13 @@ def test_the_way_back_is_refused_once_the_door_was_open(stage: Stage) -> None:
 
 
 def test_the_old_site_goes_when_nobody_comes_by_it(stage: Stage) -> None:
+    by_the_old = f"{milestones.PUBLIC_NAME}:443:{stage.legacy.address}"
+    ask = f"https://{milestones.PUBLIC_NAME}/_matrix/client/versions"
+    stage.master.run(["curl", "-sf", "--resolve", by_the_old, ask])
+    stage.lab.salt_run("milestone.arm", "m2.finalize")
+    with pytest.raises(SaltRunError, match=r"a client came by it \d+ s ago"):
+        milestones.orchestrate(stage.lab, "orch.m2.finalize")
+    wait_for(lambda: idle_seconds(stage) > QUIET_SECONDS, 90, "nobody to come by the old server")
     with pytest.raises(SaltRunError, match="not armed"):
         milestones.orchestrate(stage.lab, "orch.m2.finalize")
     stage.lab.dns_point(milestones.PUBLIC_NAME, stage.legacy.address)
