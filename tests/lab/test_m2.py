@@ -9,7 +9,6 @@ import json
 from collections.abc import Iterator
 
 import pytest
-
 from saltworks import slices
 
 from tests.lab import milestones, witness
@@ -160,7 +159,6 @@ def test_the_old_site_goes_when_nobody_comes_by_it(stage: Stage) -> None:
     by_the_old = f"{milestones.PUBLIC_NAME}:443:{stage.legacy.address}"
     ask = f"https://{milestones.PUBLIC_NAME}/_matrix/client/versions"
     stage.master.run(["curl", "-sf", "--resolve", by_the_old, ask])
-    stage.lab.salt_run("milestone.arm", "m2.finalize")
     with pytest.raises(SaltRunError, match=r"a client came by it \d+ s ago"):
         milestones.orchestrate(stage.lab, "orch.m2.finalize")
     wait_for(lambda: idle_seconds(stage) > QUIET_SECONDS, 90, "nobody to come by the old server")
