@@ -1,4 +1,4 @@
-{%- from 'synapse/map.jinja' import synapse, service, unit_file, config_file, media_dir with context %}
+{%- from 'synapse/map.jinja' import synapse, service, unit_file, config_file, certificates_dir, media_dir with context %}
 
 include:
   - synapse.installed
@@ -50,6 +50,35 @@ synapse-log-config:
     - require:
         - file: synapse-config-directory
 
+synapse-certificates-directory:
+  file.directory:
+    - name: {{ certificates_dir }}
+    - user: root
+    - group: {{ synapse.group }}
+    - mode: '0750'
+    - clean: true
+    - require:
+        - file: synapse-config-directory
+{%- for name in synapse.certificates | sort %}
+        - file: synapse-certificate-{{ name }}
+{%- endfor %}
+    - require_in:
+        - synapse_release: synapse-config
+
+{%- for name in synapse.certificates | sort %}
+
+synapse-certificate-{{ name }}:
+  file.managed:
+    - name: {{ certificates_dir }}/{{ name }}.pem
+    - contents_pillar: synapse:certificates:{{ name }}
+    - user: root
+    - group: {{ synapse.group }}
+    - mode: '0640'
+    - makedirs: true
+    - require:
+        - file: synapse-config-directory
+{%- endfor %}
+
 # Read by the release itself before it takes the old one's place.
 synapse-config:
   synapse_release.configured:
@@ -62,9 +91,34 @@ synapse-config:
         media_store_path: {{ media_dir }}
     - user: {{ synapse.user }}
     - group: {{ synapse.group }}
+    - environment: {{ service.environment | json }}
     - require:
         - file: synapse-signing-key
         - file: synapse-log-config
+
+synapse-upcoming-config:
+{%- if synapse.upcoming %}
+  synapse_release.configured:
+    - name: {{ synapse.config_dir }}/upcoming.yaml
+    - version: {{ synapse.version | string | json }}
+    - config_pillar: synapse:upcoming
+    - defaults:
+        signing_key_path: {{ synapse.config_dir }}/signing.key
+        log_config: {{ synapse.config_dir }}/log.yaml
+        media_store_path: {{ media_dir }}
+    - user: {{ synapse.user }}
+    - group: {{ synapse.group }}
+    - environment: {{ service.environment | json }}
+    - require:
+        - synapse_release: synapse-config
+{%- else %}
+  file.absent:
+    - names:
+        - {{ synapse.config_dir }}/upcoming.yaml
+        - {{ synapse.config_dir }}/previous.yaml
+    - require:
+        - synapse_release: synapse-config
+{%- endif %}
 
 synapse-unit:
   file.managed:

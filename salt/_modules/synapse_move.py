@@ -6,8 +6,10 @@ The order, and the way back, are in ``saltworks.handover``; the front door must 
 from __future__ import annotations
 
 import contextlib
+import filecmp
 import os
 import pwd
+import shutil
 import sqlite3
 import subprocess
 import time
@@ -22,6 +24,9 @@ __salt__: dict[str, Any]
 
 #: Name of the SQLite copy in the handover folder.
 COPY = "homeserver.db"
+
+#: Beside homeserver.yaml: what Synapse will start with next, and what it started with before.
+UPCOMING, PREVIOUS = "upcoming.yaml", "previous.yaml"
 
 
 def __virtual__() -> str:
@@ -101,6 +106,48 @@ def stop(service: str) -> bool:
     """
     _systemctl("disable", "--now", f"{service}.service")
     return True
+
+
+def take_up(config: str) -> bool:
+    """Synapse's upcoming configuration becomes the one it starts with; the other is kept.
+
+    :param config: path of the one in use; ``upcoming.yaml`` lies beside it, the one before
+        is ``previous.yaml`` afterwards.
+    :returns: False when it was taken up already.
+    :raises CommandExecutionError: there is no upcoming one.
+    """
+    folder = os.path.dirname(config)
+    upcoming = os.path.join(folder, UPCOMING)
+    if not os.path.exists(upcoming):
+        raise CommandExecutionError(
+            f"{upcoming} is not there; apply synapse.prepared to this machine first"
+        )
+    if filecmp.cmp(upcoming, config, shallow=False):
+        return False
+    _copied(config, os.path.join(folder, PREVIOUS))
+    _copied(upcoming, config)
+    return True
+
+
+def put_back(config: str) -> bool:
+    """The configuration before :func:`take_up` is the one in use again.
+
+    :param config: path of the one in use.
+    :returns: False when nothing was taken up.
+    """
+    previous = os.path.join(os.path.dirname(config), PREVIOUS)
+    if not os.path.exists(previous):
+        return False
+    os.replace(previous, config)
+    return True
+
+
+def _copied(source: str, destination: str) -> None:
+    temporary = f"{destination}.writing"
+    shutil.copy2(source, temporary)
+    status = os.stat(source)
+    os.chown(temporary, status.st_uid, status.st_gid)
+    os.replace(temporary, destination)
 
 
 def _systemctl(*args: str) -> None:

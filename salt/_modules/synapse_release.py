@@ -14,6 +14,7 @@ import re
 import subprocess
 import sysconfig
 import tempfile
+from collections.abc import Mapping
 from typing import Any
 
 from salt.exceptions import CommandExecutionError
@@ -179,10 +180,17 @@ def unpack(version: str, source: str, source_hash: str) -> dict[str, Any]:
     return record
 
 
-def check_config(version: str, path: str, user: str, timeout: float = 60) -> None:
+def check_config(
+    version: str,
+    path: str,
+    user: str,
+    timeout: float = 60,
+    environment: Mapping[str, str] | None = None,
+) -> None:
     """Have a release read a homeserver.yaml as it would at its start.
 
     :param user: who it would run as; files that this user cannot read are found, too.
+    :param environment: variables that it would run with.
     :raises CommandExecutionError: with what Synapse says against it.
     """
     python = os.path.join(RELEASES, str(version), "bin", "python")
@@ -194,6 +202,7 @@ def check_config(version: str, path: str, user: str, timeout: float = 60) -> Non
     _run(
         ["runuser", "-u", user, "--", python, "-m", "synapse.config", "-c", path],
         timeout, f"Synapse {version} refuses its configuration", cwd=os.path.dirname(path),
+        environment=environment,
     )
 
 
@@ -229,8 +238,14 @@ def _recorded_digest(archive: str) -> str:
     return recorded if os.path.isfile(archive) else ""
 
 
-def _run(command: list[str], timeout: float, what: str, cwd: str | None = None) -> None:
-    environment = {
+def _run(
+    command: list[str],
+    timeout: float,
+    what: str,
+    cwd: str | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> None:
+    plain = {
         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "LC_ALL": "C.UTF-8",
     }
@@ -240,7 +255,7 @@ def _run(command: list[str], timeout: float, what: str, cwd: str | None = None) 
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=timeout, check=False,
-            cwd=cwd or "/", env={**environment, **kept},
+            cwd=cwd or "/", env={**plain, **kept, **(environment or {})},
         )
     except subprocess.TimeoutExpired:
         raise CommandExecutionError(f"{what}: not done after {timeout:g} s") from None

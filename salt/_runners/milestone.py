@@ -41,10 +41,10 @@ def begin(name: str) -> str:
     wrong = milestone.order_problems(record, name)
     wrong += milestone.running_elsewhere(record, _alive(record))
     if wrong:
-        raise Refused(name.upper(), wrong)
+        raise Refused(name.capitalize(), wrong)
     owner = _this_process()
     bank.write(store, _RECORD, {**record, name: milestone.begun(record, name, owner, time.time())})
-    return f"{name.upper()} began"
+    return f"{name.capitalize()} began"
 
 
 @refusing
@@ -60,6 +60,16 @@ def roll_back(name: str) -> str:
 
 
 @refusing
+def finalize(name: str) -> str:
+    """Record that what a milestone's way back needed is gone."""
+    store = _store()
+    record = bank.read(store, _RECORD)
+    row = milestone.finalized(record, name, time.time())
+    bank.write(store, _RECORD, {**record, name: row})
+    return f"{name.capitalize()} is finalized"
+
+
+@refusing
 def check_return(name: str) -> str:
     """Refuse to take a milestone back that never began, or that people use already.
 
@@ -67,8 +77,8 @@ def check_return(name: str) -> str:
     """
     wrong = milestone.return_problems(bank.read(_store(), _RECORD), name)
     if wrong:
-        raise Refused(f"{name.upper()}'s rollback", wrong)
-    return f"{name.upper()} may be taken back"
+        raise Refused(f"{name.capitalize()}'s rollback", wrong)
+    return f"{name.capitalize()} may be taken back"
 
 
 @refusing
@@ -113,7 +123,7 @@ def _end(name: str, state: str, verdict: str) -> str:
     record = bank.read(store, _RECORD)
     row = milestone.ended(record, name, state, time.time(), verdict)
     bank.write(store, _RECORD, {**record, name: row})
-    return f"{name.upper()} is {state}"
+    return f"{name.capitalize()} is {state}"
 
 
 def _boot_id() -> str:

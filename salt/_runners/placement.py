@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from saltworks import bank, clustermap
+from saltworks import bank, clustermap, plan
 from saltworks.errors import Problem, Refused
 from saltworks.loaders import refusing
 from saltworks.tree import Tree
+
+#: What can be recorded by hand.
+THINGS = ("synapse", "front", "managed", "retired", "upcoming", "given_up", *plan.MOVED_PARTS)
 
 
 @refusing
@@ -28,7 +31,8 @@ def put(**places: Any) -> dict[str, Any]:
     """Record where something is from now on.
 
     :param places: ``synapse=<machine>``, ``front=<machine>``, ``managed=<bool>``,
-        ``retired=<bool>``.
+        ``retired=<bool>``; of M3 ``database``, ``media``, ``auth`` (a machine, or empty for
+        as found), ``upcoming`` (the same as a mapping), ``given_up`` (a list of those).
     :raises saltworks.errors.Refused: for an unknown thing or machine.
 
     CLI Example:
@@ -45,11 +49,12 @@ def put(**places: Any) -> dict[str, Any]:
             f"placement.{name}", f"{value!r} is not declared", "name a machine of the cluster map"
         )
         for name, value in wanted.items()
-        if name in ("synapse", "front") and value not in machines
+        if (name in ("synapse", "front") and value not in machines)
+        or (name in plan.MOVED_PARTS and value not in ("", *machines))
     ] + [
-        Problem(f"placement.{name}", "no such thing", "use synapse, front, managed or retired")
+        Problem(f"placement.{name}", "no such thing", f"use one of {', '.join(THINGS)}")
         for name in wanted
-        if name not in ("synapse", "front", "managed", "retired")
+        if name not in THINGS
     ]
     if wrong:
         raise Refused("placement", wrong)

@@ -11,7 +11,17 @@ from typing import Any
 
 import salt.version
 import yaml
-from saltworks import bank, milestone, plan, precheck, precheck_facts, precheck_found, verify
+from saltworks import (
+    bank,
+    clustermap,
+    milestone,
+    parts,
+    plan,
+    precheck,
+    precheck_facts,
+    precheck_found,
+    verify,
+)
 from saltworks.errors import Problem, Refused
 from saltworks.loaders import refusing
 from saltworks.minions import MachineError, Machines
@@ -51,9 +61,9 @@ def check(name: str) -> str:
     facts = _gathered(name, Tree.of(__opts__))
     survey = precheck.survey(name, facts)
     if survey.problems:
-        raise Refused(name.upper(), survey.problems)
+        raise Refused(name.capitalize(), survey.problems)
     machines = ", ".join(sorted(facts.machines))
-    said = f"{name.upper()}: {survey.checks} checks on {machines}: nothing speaks against it"
+    said = f"{name.capitalize()}: {survey.checks} checks on {machines}: nothing speaks against it"
     return "\n".join([said, *(f"  - {note}" for note in survey.notes)])
 
 
@@ -107,7 +117,30 @@ def _gathered(name: str, house: Tree) -> precheck_facts.Facts:
         found = pool.submit(_found, name, facts, there)
         move = pool.submit(_move, name, facts, there)
         answers.update({machine: future.result() for machine, future in waiting.items()})
-        return replace(facts, machines=answers, **{**found.result(), **move.result()})
+        told = _asked_of_parts(name, house, facts, there)
+        return replace(facts, machines=answers, told=told, **{**found.result(), **move.result()})
+
+
+def _asked_of_parts(
+    name: str, house: Tree, facts: precheck_facts.Facts, there: set[str]
+) -> dict[str, Any]:
+    """The answers to a part's own questions; none when the map is not sound."""
+    part = parts.of_milestone(name)
+    if part is None or milestone.is_achieved(facts.record, name):
+        return {}
+    try:
+        cmap = house.map()
+    except Refused:
+        return {}
+    if cmap is None or clustermap.the_machine(cmap, part.ROLE) is None:
+        return {}
+    asked = part.questions(cmap, plan.Placement.recorded(cmap, facts.placement))
+    told = {
+        key: _told(ask.machine, ask.function, **ask.kwargs)
+        for key, ask in asked.items()
+        if ask.machine in there
+    }
+    return {key: answer.get("is", answer) for key, answer in told.items()}
 
 
 def _certificate(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+import string
 from pathlib import Path
 
 from saltworks.errors import Problem, Refused
@@ -44,3 +46,25 @@ def put(name: str, path: str) -> str:
         raise Refused("secret", [Problem(path, "is missing or empty", f"write {name} into it")])
     Tree.of(__opts__).vault.put({name: text})  # type: ignore[name-defined]
     return f"{name} is encrypted in pillar/secrets.sls"
+
+
+@refusing
+def make(name: str, length: int = 48) -> bool:
+    """Make a secret at random, unless there is one of that name.
+
+    :param name: the secret's name.
+    :param length: letters and digits, at least 16.
+    :returns: False when it was there.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run secret.make storage_secret_key 40
+    """
+    vault = Tree.of(__opts__).vault  # type: ignore[name-defined]
+    if name in vault.names():
+        return False
+    letters = string.ascii_letters + string.digits
+    vault.put({name: "".join(secrets.choice(letters) for _ in range(max(16, int(length))))})
+    return True

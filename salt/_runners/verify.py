@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from saltworks import bank, clustermap, meeting, plan, verify
+from saltworks import bank, clustermap, meeting, parts, plan, verify
 from saltworks.errors import Problem, Refused
 from saltworks.loaders import refusing
 from saltworks.matrix import Client, MatrixError
@@ -47,7 +47,7 @@ def check(name: str) -> str | dict[str, Any]:
     cmap = house.map()
     if cmap is None:
         raise Refused(
-            name.upper(),
+            name.capitalize(),
             [Problem("pillar/cluster.sls", "there is no cluster map", "run adopt.homeserver")],
         )
     placement = house.placement(cmap)
@@ -74,6 +74,13 @@ def _machines(name: str, cmap: clustermap.Map, placement: plan.Placement) -> lis
         programs = list(verify.SYNAPSE_PROGRAMS)
         told = _told(machine, "machine_facts.read", programs=programs)
         checks.append(verify.emptied(machine, told))
+    part = parts.of_milestone(name)
+    if part is not None:
+        asked = part.proofs(cmap, placement)
+        answers = {
+            key: _answer(ask.machine, ask.function, **ask.kwargs) for key, ask in asked.items()
+        }
+        checks += part.checks(cmap, placement, answers)
     return checks
 
 
@@ -136,10 +143,14 @@ def _by_name(cmap: clustermap.Map, front: str, user: Mapping[str, Any]) -> tuple
     return resolved, Check("public name", True, f"{way}, and leads to this server")
 
 
-def _told(machine: str, function: str, *args: Any, **kwargs: Any) -> Mapping[str, Any]:
+def _answer(machine: str, function: str, *args: Any, **kwargs: Any) -> Any:
     try:
         machines = Machines(__opts__)
-        answer = machines.call(machine, function, *args, timeout=ASK_SECONDS, **kwargs)
+        return machines.call(machine, function, *args, timeout=ASK_SECONDS, **kwargs)
     except MachineError as error:
         return {"error": str(error)}
+
+
+def _told(machine: str, function: str, *args: Any, **kwargs: Any) -> Mapping[str, Any]:
+    answer = _answer(machine, function, *args, **kwargs)
     return answer if isinstance(answer, Mapping) else {"error": f"{function}: {answer}"}

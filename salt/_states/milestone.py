@@ -6,6 +6,7 @@ test mode too: it only reads, and its answer is part of the plan.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from salt.exceptions import SaltException
@@ -13,7 +14,7 @@ from salt.exceptions import SaltException
 __virtualname__ = "milestone"
 
 #: What ``placement.put`` records.
-PLACES = ("front", "managed", "retired")
+PLACES = ("front", "managed", "retired", "upcoming", "given_up")
 
 
 def __virtual__() -> str:
@@ -31,14 +32,35 @@ def prechecked(name: str) -> dict[str, Any]:
 def verified(name: str) -> dict[str, Any]:
     """The milestone's verdict from the outside; in test mode only announced."""
     if __opts__["test"]:  # type: ignore[name-defined]
-        return _ret(name, None, f"{name.upper()} would be verified through the public name")
+        return _ret(name, None, f"{name.capitalize()} would be verified through the public name")
     return _reading(name, "verify.milestone")
+
+
+def keyed(name: str, secrets: Mapping[str, int] | None = None) -> dict[str, Any]:
+    """A machine has a certificate of the project's authority, and its secrets are made.
+
+    :param name: the machine.
+    :param secrets: names of secrets to their length in letters.
+    """
+    if __opts__["test"]:  # type: ignore[name-defined]
+        return _ret(name, None, f"{name} would have a certificate and secrets, if it has none")
+    made = []
+    for what, function, args in [
+        ("certificate", "pki.issue", [name]),
+        *((secret, "secret.make", [secret, length]) for secret, length in (secrets or {}).items()),
+    ]:
+        answer, failed = _run(function, *args)
+        if failed:
+            return _ret(name, False, str(answer))
+        made += [what] if answer else []
+    changes = {"made": made} if made else {}
+    return {**_ret(name, True, "certificate and secrets are there"), "changes": changes}
 
 
 def begun(name: str) -> dict[str, Any]:
     """The milestone's row says that it runs, and by which process."""
     if __opts__["test"]:  # type: ignore[name-defined]
-        return _ret(name, None, f"{name.upper()} would begin")
+        return _ret(name, None, f"{name.capitalize()} would begin")
     return _acting(name, "milestone.begin", {"milestone": {"old": "", "new": "running"}})
 
 
@@ -93,6 +115,26 @@ def handed_back(name: str) -> dict[str, Any]:
     return _ret(name, not failed, str(answer))
 
 
+def switched(name: str) -> dict[str, Any]:
+    """A part of M3 serves from its own machine; the front door was held while it moved.
+
+    :param name: the part, such as ``database``.
+    """
+    if __opts__["test"]:  # type: ignore[name-defined]
+        return _ret(name, None, f"{name} would move to its own machine")
+    return _switch(name, "switch.to")
+
+
+def switched_back(name: str) -> dict[str, Any]:
+    """A part of M3 serves from where it was found.
+
+    :param name: the part, such as ``database``.
+    """
+    if __opts__["test"]:  # type: ignore[name-defined]
+        return _ret(name, None, f"{name} would move back to where it was found")
+    return _switch(name, "switch.back")
+
+
 def name_moved(name: str) -> dict[str, Any]:
     """The public name leads to the proxy, and nobody comes by the old machine any more."""
     if __opts__["test"]:  # type: ignore[name-defined]
@@ -104,14 +146,14 @@ def name_moved(name: str) -> dict[str, Any]:
 def achieved(name: str) -> dict[str, Any]:
     """The milestone's record is written; only after it was verified."""
     if __opts__["test"]:  # type: ignore[name-defined]
-        return _ret(name, None, f"{name.upper()} would be recorded as achieved")
+        return _ret(name, None, f"{name.capitalize()} would be recorded as achieved")
     return _acting(name, "milestone.achieve", {"milestone": {"old": "running", "new": "achieved"}})
 
 
 def rolled_back(name: str) -> dict[str, Any]:
     """The record says that the milestone was taken back."""
     if __opts__["test"]:  # type: ignore[name-defined]
-        return _ret(name, None, f"{name.upper()} would be recorded as rolled back")
+        return _ret(name, None, f"{name.capitalize()} would be recorded as rolled back")
     changes = {"milestone": {"old": "running", "new": "rolled-back"}}
     return _acting(name, "milestone.roll_back", changes)
 
@@ -129,6 +171,21 @@ def disarmed(name: str) -> dict[str, Any]:
     if __opts__["test"]:  # type: ignore[name-defined]
         return _ret(name, None, f"{name} would be refused unless armed")
     return _reading(name, "milestone.check_catch")
+
+
+def finalized(name: str) -> dict[str, Any]:
+    """The record says that what the milestone's way back needed is gone."""
+    if __opts__["test"]:  # type: ignore[name-defined]
+        return _ret(name, None, f"{name.capitalize()} would be recorded as finalized")
+    return _acting(name, "milestone.finalize", {"milestone": {"old": "", "new": "finalized"}})
+
+
+def _switch(name: str, function: str) -> dict[str, Any]:
+    answer, failed = _run(function, name)
+    if failed or not answer["changed"]:
+        return _ret(name, not failed, str(answer) if failed else f"{name} is there")
+    words = f"the door was held for {answer['window']} s"
+    return {**_ret(name, True, words), "changes": {"moved": answer}}
 
 
 def _reading(name: str, function: str) -> dict[str, Any]:

@@ -96,6 +96,7 @@ def configured(
     group: str,
     defaults: Mapping[str, Any] | None = None,
     mode: int = 0o640,
+    environment: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """The homeserver.yaml ``name`` holds a pillar's mapping, and the release accepts it.
 
@@ -107,6 +108,7 @@ def configured(
     :param user: who Synapse runs as; checks the file.
     :param group: owner group of the file; its owner is root.
     :param defaults: keys the mapping need not name.
+    :param environment: variables that the release will run with.
     """
     ret = _ret(name)
     config = __salt__["pillar.get"](config_pillar, None, unmask=True)  # type: ignore[name-defined]
@@ -126,7 +128,9 @@ def configured(
     temporary = os.path.join(os.path.dirname(name), f".{os.path.basename(name)}.new")
     try:
         _write(temporary, text, group, mode)
-        __salt__["synapse_release.check_config"](version, temporary, user)  # type: ignore[name-defined]
+        __salt__["synapse_release.check_config"](  # type: ignore[name-defined]
+            version, temporary, user, environment=dict(environment or {})
+        )
         os.replace(temporary, name)
     except (CommandExecutionError, KeyError, OSError) as error:
         if os.path.exists(temporary):

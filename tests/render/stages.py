@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from saltworks import plan, slices
+from saltworks import milestone, plan, slices
 
 MAP: dict[str, Any] = {
     "name": "lale",
@@ -18,6 +18,9 @@ MAP: dict[str, Any] = {
         "legacy": {"role": "legacy", "address": "198.18.0.10"},
         "proxy": {"role": "proxy", "address": "198.18.0.11"},
         "synapse": {"role": "synapse", "address": "198.18.0.12"},
+        "database": {"role": "database", "address": "198.18.0.13"},
+        "storage": {"role": "storage", "address": "198.18.0.14"},
+        "directory": {"role": "directory", "address": "198.18.0.15"},
     },
     "legacy": {
         "minion": "legacy",
@@ -43,20 +46,36 @@ MAP: dict[str, Any] = {
 SQLITE = {"engine": "sqlite3", "path": "/home/matrix/synapse/homeserver.db"}
 ARTIFACT = {"source": "salt://releases/synapse.tar.gz", "source_hash": "sha256=" + "0" * 64}
 
+AFTER_M2 = {"managed": True, "front": "proxy", "synapse": "synapse"}
+AFTER_M3 = {**AFTER_M2, "database": "database", "media": "storage", "auth": "directory"}
+
 #: Where things stand, from the server as found to the old machine's retirement.
 PLACEMENTS: dict[str, dict[str, Any]] = {
     "as found": {},
     "after M1": {"managed": True},
     "front moved": {"managed": True, "front": "proxy"},
     "moving": {"managed": True, "front": "proxy", "moving": True},
-    "after M2": {"managed": True, "front": "proxy", "synapse": "synapse"},
-    "retired": {"managed": True, "front": "proxy", "synapse": "synapse", "retired": True},
+    "after M2": AFTER_M2,
+    "retired": {**AFTER_M2, "retired": True},
+}
+#: The same from then on.
+M3_PLACEMENTS: dict[str, dict[str, Any]] = {
+    "database upcoming": {**AFTER_M2, "upcoming": {"database": "database"}},
+    "database moving": {**AFTER_M2, "upcoming": {"database": "database"}, "moving": True},
+    "database moved": {**AFTER_M2, "database": "database"},
+    "media upcoming": {**AFTER_M2, "upcoming": {"media": "storage"}},
+    "media moved": {**AFTER_M2, "media": "storage"},
+    "auth upcoming": {**AFTER_M2, "upcoming": {"auth": "directory"}},
+    "auth moved": {**AFTER_M2, "auth": "directory"},
+    "after M3": AFTER_M3,
+    "back upcoming": {**AFTER_M3, "upcoming": {"database": ""}},
+    "M3 finalized": {**AFTER_M3, "retired": True, "given_up": ["database", "media", "auth"]},
 }
 #: Runs of M1 alone, on the machine that Synapse has not left.
 ONLY_M1 = ("prepared", "backed_up", "window", "back", "released")
 ACHIEVED: dict[str, dict[str, Any]] = {
     "first": {},
-    "second run": {"m1": {"state": "achieved"}, "m2": {"state": "achieved"}},
+    "second run": {name: {"state": "achieved"} for name in milestone.AFTER},
 }
 
 
@@ -78,8 +97,8 @@ def pillars(path: Path) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
         return
     role = path.parts[2]
     for map_name, cmap in maps():
-        for stage, row in PLACEMENTS.items():
-            if row.get("front") and (len(cmap["machines"]) < 4 or path.stem in ONLY_M1):
+        for stage, row in {**PLACEMENTS, **M3_PLACEMENTS}.items():
+            if row.get("front") and ("proxy" not in cmap["machines"] or path.stem in ONLY_M1):
                 continue
             machine = {"master": "salt"}.get(role, role)
             if machine not in cmap["machines"]:

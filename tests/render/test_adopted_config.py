@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from saltworks import adopt, plan
+from saltworks import adopt, plan, synapse_config
 
 from tests.unit.adopt import adopt_cases
 
@@ -66,7 +66,9 @@ def adopted(name: str) -> tuple[dict[str, Any], adopt.Adoption]:
 def write_adopted(folder: Path, outcome: adopt.Adoption) -> None:
     """The configuration that the plan makes of a cluster map, as the formula installs it."""
     secret: Callable[[str], str] = outcome.secrets.__getitem__
-    config = plan.homeserver_config(outcome.cluster_map, "legacy", secret)
+    config = synapse_config.homeserver_config(
+        outcome.cluster_map, plan.Placement.recorded(outcome.cluster_map, {}), "legacy", secret
+    )
     files = {
         f"{plan.CONFIG_DIR}/{path}": secret(row["secret"])
         for path, row in outcome.cluster_map["synapse"].get("files", {}).items()

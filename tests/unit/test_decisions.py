@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from saltworks import clustermap, milestone, plan, slices
+from saltworks import clustermap, milestone, plan, slices, synapse_config
 from saltworks.errors import Problem, Refused
 from saltworks.loaders import refusing
 
@@ -45,6 +45,9 @@ MAP: dict[str, Any] = {
 }
 
 
+AS_FOUND = plan.Placement.recorded(MAP, {})
+
+
 def secret(name: str) -> str:
     return f"<{name}>"
 
@@ -80,14 +83,14 @@ def test_shape_errors_name_their_place(change: dict[str, Any], place: str) -> No
 
 
 def test_at_home_the_database_and_modules_are_reached_as_found() -> None:
-    config = plan.homeserver_config(MAP, "legacy", secret)
+    config = synapse_config.homeserver_config(MAP, AS_FOUND, "legacy", secret)
     assert config["database"]["args"]["host"] == "localhost"
     assert config["modules"][0]["config"]["uri"] == "ldap://localhost:389"
     assert config["macaroon_secret_key"] == "<macaroon_secret_key>"
 
 
 def test_on_its_own_machine_synapse_reaches_them_through_relays_that_exist() -> None:
-    config = plan.homeserver_config(MAP, "synapse", secret)
+    config = synapse_config.homeserver_config(MAP, AS_FOUND, "synapse", secret)
     listens = {row["listen"] for row in plan.relays(MAP, placement(managed=True)).values()}
     assert config["database"]["args"]["host"] == "198.18.0.10"
     assert config["database"]["args"]["port"] == 15432
@@ -109,7 +112,7 @@ def test_a_bare_host_is_relayed_with_the_port_beside_it() -> None:
         {"path": "modules.0.config.servers.0", "host": "localhost", "port": 389},
     ]
     assert clustermap.problems(cmap, SCHEMA) == []
-    config = plan.homeserver_config(cmap, "synapse", secret)
+    config = synapse_config.homeserver_config(cmap, AS_FOUND, "synapse", secret)
     assert config["email"] == {"smtp_host": "198.18.0.10", "smtp_port": 10587}
     assert config["modules"][0]["config"] == {
         "host": "198.18.0.10",
@@ -122,7 +125,7 @@ def test_a_bare_host_is_relayed_with_the_port_beside_it() -> None:
         "198.18.0.10:18090": "127.0.0.1:8090",
         "198.18.0.10:10389": "127.0.0.1:389",
     }.items()
-    at_home = plan.homeserver_config(cmap, "legacy", secret)
+    at_home = synapse_config.homeserver_config(cmap, AS_FOUND, "legacy", secret)
     assert at_home["email"] == {"smtp_host": "localhost", "smtp_port": 587}
 
 

@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 import pytest
-from saltworks import plan, slices
+from saltworks import plan, slices, synapse_config
 
 from tests.render.stages import MAP, PLACEMENTS, SQLITE
 
@@ -51,6 +51,9 @@ STATES: dict[str, dict[str, list[str]]] = {
         "synapse": ["base", "firewall", "synapse", "transfer.absent"],
     },
 }
+
+
+AS_FOUND = plan.Placement.recorded(MAP, {})
 
 
 def placement(stage: str) -> plan.Placement:
@@ -164,12 +167,13 @@ def test_the_old_site_passes_on_to_the_machine_that_took_the_front() -> None:
 def test_orchestrations_know_the_roles_and_no_secret() -> None:
     empty = slices.for_orchestrations(None, None, {})["saltworks"]
     assert set(empty["machines"].values()) == {""}
-    assert empty["achieved"] == {"m1": False, "m2": False}
+    assert not any(empty["achieved"].values())
     assert empty["front"] == ""
     record = {"m1": {"state": "achieved"}, "m2": {"state": "running"}}
     known = slices.for_orchestrations(ALONE, placement("front moved"), record)["saltworks"]
-    assert known["machines"] == {"legacy": "legacy", "master": "salt", "proxy": "", "synapse": ""}
-    assert known["achieved"] == {"m1": True, "m2": False}
+    declared = {role: name for role, name in known["machines"].items() if name}
+    assert declared == {"legacy": "legacy", "master": "salt"}
+    assert [name for name, done in known["achieved"].items() if done] == ["m1"]
     assert known["front"] == "proxy"
 
 
@@ -193,7 +197,7 @@ def test_a_sqlite_file_is_copied_where_it_is_fetched_from_and_put_where_it_is_lo
     pull = next(row for row in move.arrive["pulls"] if row["source"] == plan.HANDOVER_DIR)
     assert move.leave["sqlite"] == {"source": SQLITE["path"], "directory": pull["source"]}
     assert move.arrive["sqlite"]["directory"] == pull["destination"]
-    config = plan.homeserver_config(ON_SQLITE, "synapse", lambda name: name)
+    config = synapse_config.homeserver_config(ON_SQLITE, AS_FOUND, "synapse", lambda name: name)
     assert move.arrive["sqlite"]["destination"] == config["database"]["args"]["database"]
 
 
@@ -213,7 +217,7 @@ def test_ipv6_has_brackets_where_urls_and_sockets_want_them_and_nowhere_else() -
     # See tests/process/test_relay_target.py.
     assert relay["target"] == "::1:389"
     assert plan.relays(cmap, placement("as found"))["synapse-found"]["target"] == "::1:8008"
-    config = plan.homeserver_config(cmap, "synapse", lambda name: name)
+    config = synapse_config.homeserver_config(cmap, AS_FOUND, "synapse", lambda name: name)
     assert config["modules"][0]["config"]["uri"] == "ldap://[2001:db8::10]:10389"
     assert config["database"]["args"]["host"] == "2001:db8::10"
     assert plan.handover(cmap).arrive["url"] == "http://[2001:db8::12]:8008"

@@ -17,7 +17,7 @@ from jsonschema.exceptions import ValidationError
 from .errors import Problem
 
 #: Roles of which a cluster has exactly one machine at this stage.
-SINGLE_ROLES = ("legacy", "master", "proxy", "synapse")
+SINGLE_ROLES = ("legacy", "master", "proxy", "synapse", "database", "storage", "directory")
 
 Map = Mapping[str, Any]
 

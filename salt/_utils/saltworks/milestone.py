@@ -13,12 +13,23 @@ from typing import Any
 
 from .errors import Problem
 
-#: The milestones in their order; each needs the one before it.
-ORDER = ("m1", "m2")
+#: The milestones in the order of the table, each with what must be achieved before it.
+#: The parts of M3 may go in any order.
+AFTER: Mapping[str, tuple[str, ...]] = {
+    "m1": (),
+    "m2": ("m1",),
+    "m3.database": ("m2",),
+    "m3.media": ("m2",),
+    "m3.auth": ("m2",),
+}
 
 TITLES = {
     "m1": "Synapse upgraded to the latest stable release, behind the front door",
     "m2": "Synapse and nginx on machines of their own",
+    "m3": "database, media and auth on machines of their own",
+    "m3.database": "the database on a machine of its own",
+    "m3.media": "the media store on a machine of its own",
+    "m3.auth": "the password auth backend on a machine of its own",
 }
 
 #: How long a destructive step stays armed, in seconds.
@@ -39,9 +50,15 @@ class Owner:
         return {"boot_id": self.boot_id, "pid": self.pid, "started": self.started}
 
 
+def parts_of(name: str) -> list[str]:
+    """The milestones that a milestone such as ``m3`` is made of, none for others."""
+    return [part for part in AFTER if part.startswith(f"{name}.")]
+
+
 def is_achieved(record: Record, name: str) -> bool:
-    """Whether a milestone's verdict has been written."""
-    return record.get(name, {}).get("state") == "achieved"
+    """Whether a milestone's verdict has been written; of one with parts, every part's."""
+    rows = parts_of(name) or [name]
+    return all(record.get(row, {}).get("state") == "achieved" for row in rows)
 
 
 def order_problems(record: Record, name: str) -> list[Problem]:
@@ -49,19 +66,25 @@ def order_problems(record: Record, name: str) -> list[Problem]:
 
     :raises KeyError: for a name that is no milestone.
     """
-    if name not in ORDER:
-        raise KeyError(f"no milestone is called {name!r}; there are {', '.join(ORDER)}")
-    index = ORDER.index(name)
-    if index == 0 or is_achieved(record, ORDER[index - 1]):
-        return []
-    before = ORDER[index - 1]
     return [
         Problem(
             f"milestone {name}",
-            f"{before.upper()} is not achieved",
+            f"{before.capitalize()} is not achieved",
             f"run salt-run state.orchestrate orch.{before} first",
         )
+        for before in after(name)
+        if not is_achieved(record, before)
     ]
+
+
+def after(name: str) -> tuple[str, ...]:
+    """What must be achieved before a milestone.
+
+    :raises KeyError: for a name that is no milestone.
+    """
+    if name not in AFTER:
+        raise KeyError(f"no milestone is called {name!r}; there are {', '.join(AFTER)}")
+    return AFTER[name]
 
 
 def begun(record: Record, name: str, owner: Owner, now: float) -> dict[str, Any]:
@@ -69,8 +92,7 @@ def begun(record: Record, name: str, owner: Owner, now: float) -> dict[str, Any]
 
     :raises KeyError: for a name that is no milestone.
     """
-    if name not in ORDER:
-        raise KeyError(f"no milestone is called {name!r}; there are {', '.join(ORDER)}")
+    after(name)
     row = dict(record.get(name, {}))
     row.update(state="running", owner=owner.as_row())
     row.setdefault("started", now)
@@ -84,6 +106,11 @@ def ended(record: Record, name: str, state: str, now: float, verdict: str) -> di
     row.pop("owner", None)
     row.update(state=state, finished=now, verdict=verdict)
     return row
+
+
+def finalized(record: Record, name: str, now: float) -> dict[str, Any]:
+    """The record's row once what the way back needed is gone."""
+    return {**record[name], "finalized": now}
 
 
 def running_elsewhere(record: Record, alive: Mapping[str, bool]) -> list[Problem]:
@@ -110,10 +137,11 @@ def catch_problems(
     :param name: the step, its milestone first, such as ``m1.finalize``.
     :param armed_at: when it was armed, None if never.
     """
-    of = name.partition(".")[0]
+    of = name.rpartition(".")[0]
     if not is_achieved(record, of):
         first = f"run salt-run state.orchestrate orch.{of} to its end first"
-        return [Problem(name, f"{of.upper()} is not achieved, its way back is still needed", first)]
+        what = f"{of.capitalize()} is not achieved, its way back is still needed"
+        return [Problem(name, what, first)]
     arm = f"salt-run milestone.arm {name}, then run it within {CATCH_SECONDS} s"
     if armed_at is None:
         return [Problem(name, "takes something away for good and is not armed", arm)]
@@ -126,12 +154,20 @@ def catch_problems(
 def return_problems(record: Record, name: str) -> list[Problem]:
     """Why a milestone may not be taken back: it never began, or people use what it made.
 
+    A part of M3 keeps the place that it came from in step until it is finalized, so it goes
+    back without loss until then.
+
     :param name: the milestone, such as ``m1``.
     """
     if name not in record:
         return [Problem(f"milestone {name}", "has not begun", "there is nothing to take back")]
     if not is_achieved(record, name):
         return []
+    if name in parts_of("m3"):
+        if "finalized" not in record[name]:
+            return []
+        gone = "is finalized: where it came from is retired for good"
+        return [Problem(f"milestone {name}", gone, "mend what is wrong, and go on")]
     what = "is achieved: going back now would lose what people have written there since"
     return [Problem(f"milestone {name}", what, "mend what is wrong, and go on")]
 
@@ -139,18 +175,36 @@ def return_problems(record: Record, name: str) -> list[Problem]:
 def table(record: Record) -> list[dict[str, str]]:
     """One row a milestone, in order, for the operator's screen."""
     rows = []
-    for name in ORDER:
-        row = record.get(name, {})
-        rows.append(
-            {
-                "milestone": name.upper(),
-                "what": TITLES[name],
-                "state": str(row.get("state", "not started")),
-                "when": _stamp(row.get("finished") or row.get("started")),
-                "verdict": str(row.get("verdict", "")),
-            }
-        )
+    for name in ("m1", "m2", "m3"):
+        rows.append(_whole(record, name) if parts_of(name) else _row(record, name))
+        rows += [_row(record, part) for part in parts_of(name)]
     return rows
+
+
+def _row(record: Record, name: str) -> dict[str, str]:
+    row = record.get(name, {})
+    return {
+        "milestone": name.capitalize(),
+        "what": TITLES[name],
+        "state": str(row.get("state", "not started")),
+        "when": _stamp(row.get("finished") or row.get("started")),
+        "verdict": str(row.get("verdict", "")),
+    }
+
+
+def _whole(record: Record, name: str) -> dict[str, str]:
+    parts = parts_of(name)
+    done = [part for part in parts if is_achieved(record, part)]
+    begun_parts = [part for part in parts if part in record]
+    state = "achieved" if done == parts else "running" if begun_parts else "not started"
+    last = max((float(record[part].get("finished") or 0) for part in done), default=0.0)
+    return {
+        "milestone": name.capitalize(),
+        "what": TITLES[name],
+        "state": state,
+        "when": _stamp(last or None),
+        "verdict": f"{len(done)} of {len(parts)} parts achieved" if begun_parts else "",
+    }
 
 
 def _stamp(seconds: float | None) -> str:

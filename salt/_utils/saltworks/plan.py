@@ -7,11 +7,9 @@ from here and is rendered by the formulas.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 from . import clustermap
 from .clustermap import Map
@@ -37,6 +35,9 @@ USER = "synapse"
 RELEASES_DIR = "/opt/synapse/releases"
 ARTIFACTS_DIR = "/srv/saltworks-artifacts/releases"
 
+#: What M3 moves away from where it was found; each has a module in ``saltworks.parts``.
+MOVED_PARTS = ("database", "media", "auth")
+
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 Secrets = Callable[[str], str]
@@ -50,8 +51,14 @@ class Placement:
     :param managed: whether it is our release there, or still the one found.
     :param front: id of the machine whose nginx takes the clients' requests.
     :param retired: whether the legacy machine's chat site has been taken away.
-    :param moving: Synapse is between two machines: until it has arrived, no state run
-        starts or stops it anywhere, or opens the door.
+    :param moving: Synapse is between two machines, or stopped while what it depends on moves:
+        until that is over, no state run starts or stops it anywhere, or opens the door.
+    :param database: id of the machine that the database was moved to; empty: as found.
+    :param media: the same for the media store.
+    :param auth: the same for the password auth provider's backend.
+    :param upcoming: what is about to move, part to machine id (empty: back to where it was
+        found): Synapse's configuration for then lies beside the one in use.
+    :param given_up: parts whose place as found is retired for good.
     """
 
     synapse: str
@@ -59,6 +66,11 @@ class Placement:
     front: str
     retired: bool = False
     moving: bool = False
+    database: str = ""
+    media: str = ""
+    auth: str = ""
+    upcoming: Mapping[str, str] = field(default_factory=dict)
+    given_up: tuple[str, ...] = ()
 
     @classmethod
     def recorded(cls, cmap: Map, row: Mapping[str, Any]) -> Placement:
@@ -70,7 +82,15 @@ class Placement:
             front=str(row.get("front", legacy)),
             retired=bool(row.get("retired", False)),
             moving=bool(row.get("moving", False)),
+            **{part: str(row.get(part, "")) for part in MOVED_PARTS},
+            upcoming=dict(row.get("upcoming", {})),
+            given_up=tuple(row.get("given_up", ())),
         )
+
+    def next(self) -> Placement:
+        """The placement once what is about to move has moved."""
+        changes: dict[str, Any] = {**self.upcoming, "upcoming": {}}
+        return replace(self, **changes)
 
 
 @dataclass(frozen=True)
@@ -88,46 +108,6 @@ class Backend:
 def drain_port(cmap: Map, placement: Placement) -> int:
     """The port whose established connections are the requests in flight."""
     return PORT if placement.managed else cmap["legacy"]["listener"]["port"] + RELAY_OFFSET
-
-
-def homeserver_config(cmap: Map, minion: str, secret: Secrets) -> dict[str, Any]:
-    """The complete homeserver.yaml for Synapse on a machine, secrets included.
-
-    :param minion: the machine it is for; on another one than the legacy machine
-        what was reached through loopback is reached through the relays.
-    :param secret: gives a secret by its name.
-    """
-    legacy = cmap["legacy"]
-    at_home = minion == legacy["minion"]
-    config = copy.deepcopy(dict(cmap["synapse"]["settings"]))
-    config.update(
-        server_name=cmap["server_name"],
-        listeners=_listeners("127.0.0.1" if at_home else clustermap.address(cmap, minion)),
-        signing_key_path=f"{CONFIG_DIR}/signing.key",
-        log_config=f"{CONFIG_DIR}/log.yaml",
-        media_store_path=legacy["media_store_path"] if at_home else MEDIA_DIR,
-        database=_database(cmap, at_home),
-    )
-    modules = copy.deepcopy(list(cmap["synapse"].get("modules", [])))
-    if modules:
-        config["modules"] = modules
-    if not at_home:
-        for row in cmap["synapse"].get("loopback", []):
-            _relocate(config, row, clustermap.address(cmap, legacy["minion"]))
-    resolved = resolve(config, secret)
-    assert isinstance(resolved, dict)
-    return resolved
-
-
-def resolve(value: Any, secret: Secrets) -> Any:
-    """Replace every ``{"secret": name}`` by the secret."""
-    if isinstance(value, Mapping):
-        if set(value) == {"secret"}:
-            return secret(value["secret"])
-        return {key: resolve(item, secret) for key, item in value.items()}
-    if isinstance(value, list):
-        return [resolve(item, secret) for item in value]
-    return value
 
 
 def relays(cmap: Map, placement: Placement) -> dict[str, dict[str, Any]]:
@@ -153,14 +133,14 @@ def relays(cmap: Map, placement: Placement) -> dict[str, dict[str, Any]]:
     synapse = clustermap.the_machine(cmap, "synapse")
     if proxy and placement.synapse == legacy:
         for name, port in (("synapse", PORT), ("synapse-polls", POLL_PORT)):
-            rows[name] = _relay(here, "127.0.0.1", port, clustermap.address(cmap, proxy))
+            rows[name] = relay(here, "127.0.0.1", port, clustermap.address(cmap, proxy))
     if synapse:
         allow = clustermap.address(cmap, synapse)
         database = cmap["synapse"]["database"]
         if database["engine"] == "psycopg2":
-            rows["postgresql"] = _relay(here, _dsn_host(database), _dsn_port(database), allow)
+            rows["postgresql"] = relay(here, dsn_host(database), dsn_port(database), allow)
         for row in cmap["synapse"].get("loopback", []):
-            rows[f"loopback-{row['port']}"] = _relay(here, row["host"], row["port"], allow)
+            rows[f"loopback-{row['port']}"] = relay(here, row["host"], row["port"], allow)
     return rows
 
 
@@ -261,49 +241,18 @@ def handover(cmap: Map) -> Handover:
     )
 
 
-def _listeners(bind: str) -> list[dict[str, Any]]:
-    return [
-        {
-            "port": port,
-            "bind_addresses": [bind],
-            "type": "http",
-            "tls": False,
-            "x_forwarded": True,
-            "resources": [{"names": ["client", "federation"], "compress": False}],
-        }
-        for port in (PORT, POLL_PORT)
-    ]
-
-
-def _database(cmap: Map, at_home: bool) -> dict[str, Any]:
-    database = cmap["synapse"]["database"]
-    if database["engine"] == "sqlite3":
-        path = database["path"] if at_home else SQLITE_PATH
-        return {"name": "sqlite3", "args": {"database": path}}
-    args: dict[str, Any] = {
-        **database.get("args", {}),
-        "database": database["name"],
-        "user": database["user"],
-        "password": {"secret": "database_password"},
-        "host": database.get("host"),
-        "port": _dsn_port(database),
-    }
-    if not at_home:
-        args["host"] = clustermap.address(cmap, cmap["legacy"]["minion"])
-        args["port"] = _dsn_port(database) + RELAY_OFFSET
-        args["sslmode"] = "require"
-    return {"name": "psycopg2", "args": {k: v for k, v in args.items() if v is not None}}
-
-
-def _dsn_host(database: Mapping[str, Any]) -> str:
+def dsn_host(database: Mapping[str, Any]) -> str:
+    """Host of the database as found, as Synapse's machine saw it."""
     return str(database.get("host") or "127.0.0.1")
 
 
-def _dsn_port(database: Mapping[str, Any]) -> int:
+def dsn_port(database: Mapping[str, Any]) -> int:
+    """Port of the database as found."""
     return int(database.get("port") or 5432)
 
 
-def _relay(here: str, host: str, port: int, allow: str) -> dict[str, Any]:
+def relay(here: str, host: str, port: int, allow: str) -> dict[str, Any]:
+    """A relay's row: from ``here``, ``RELAY_OFFSET`` above the port, for one address."""
     target = "127.0.0.1" if host == "localhost" else host
     return {
         "listen": endpoint(here, port + RELAY_OFFSET),
@@ -316,24 +265,6 @@ def _relay(here: str, host: str, port: int, allow: str) -> dict[str, Any]:
 def endpoint(address: str, port: int) -> str:
     """Address and port as URLs and systemd's ListenStream have them: IPv6 in brackets."""
     return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-
-
-def _relocate(config: dict[str, Any], row: Mapping[str, Any], address: str) -> None:
-    steps = row["path"].split(".")
-    node: Any = config
-    for step in steps[:-1]:
-        node = node[int(step)] if isinstance(node, list) else node[step]
-    last: Any = int(steps[-1]) if isinstance(node, list) else steps[-1]
-    port = row["port"] + RELAY_OFFSET
-    value = str(node[last])
-    if "://" in value:
-        node[last] = urlunsplit(urlsplit(value)._replace(netloc=endpoint(address, port)))
-    elif isinstance(node, list):
-        # Beside an entry of a list there is no place for its port.
-        node[last] = endpoint(address, port)
-    else:
-        node[last] = address
-        node[port_key(last)] = port
 
 
 def port_key(host_key: str) -> str:

@@ -11,6 +11,8 @@ from typing import Any
 from . import (
     clustermap,
     milestone,
+    parts,
+    plan,
     precheck_certificate,
     precheck_found,
     precheck_machines,
@@ -66,8 +68,19 @@ def survey(name: str, facts: Facts) -> Survey:
         precheck_found.check(made, name, facts)
     if not done:
         precheck_move.check(made, needs, facts)
+        _part(made, name, facts, sound=sound)
     made.problems = sorted(set(made.problems))
     return made
+
+
+def _part(made: Survey, name: str, facts: Facts, *, sound: bool) -> None:
+    """What a part of M3 says itself; it needs a map without a problem."""
+    part = parts.of_milestone(name)
+    if part is None or not sound or of_role(facts.cmap, part.ROLE) is None:
+        return
+    placement = plan.Placement.recorded(facts.cmap, facts.placement)
+    made.checks += len(facts.told)
+    made.problems += part.problems(facts.cmap, placement, facts.told)
 
 
 def _map(made: Survey, facts: Facts) -> bool:
@@ -114,7 +127,7 @@ def _roles(made: Survey, name: str, needs: Needs, facts: Facts) -> None:
         made.must(
             role == "legacy" or of_role(facts.cmap, role) is not None,
             "cluster.machines",
-            f"no machine has the role {role}, which {name.upper()} needs",
+            f"no machine has the role {role}, which {name.capitalize()} needs",
             f"add one: <minion id>: {{role: {role}, address: <its IP address>}}",
         )
 

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import clustermap, plan
+from . import clustermap, parts, plan
 from .errors import Problem
 
 #: Oldest Salt, and the line of long-term support that is meant (design, "Everywhere").
@@ -79,6 +79,12 @@ NEEDS: Mapping[str, Needs] = {
         alone="synapse",
         leaves_database=True,
     ),
+    **{
+        f"m3.{name}": Needs(
+            roles=("master", "legacy", "proxy", "synapse", part.ROLE), runs_synapse=()
+        )
+        for name, part in parts.PARTS.items()
+    },
 }
 
 
@@ -104,6 +110,8 @@ class Facts:
     :param built: the release's archive is on the master.
     :param audit: ``homeserver.audit`` of the machine that is for Synapse alone, or
         ``{"error": text}``; None: not asked.
+    :param told: answers to a part's questions, by their names, each the answer or
+        ``{"error": text}``.
     :param certificate: ``pem`` (the public certificate with its chain) and ``key_fits``
         (yes or no, never the key); None: there is none to look at.
     :param now: the master's time, in seconds since the epoch.
@@ -124,6 +132,7 @@ class Facts:
     migration: Mapping[str, Any] | None = None
     built: bool = False
     audit: Mapping[str, Any] | None = None
+    told: Mapping[str, Any] = field(default_factory=dict)
     certificate: Mapping[str, Any] | None = None
     now: float = 0.0
     unreadable: Sequence[Problem] = ()
@@ -260,5 +269,5 @@ def _relay_ports(facts: Facts) -> list[int]:
         # What a plan needs is not there; the map's own problems say so.
         return []
     placement = plan.Placement.recorded(facts.cmap, facts.placement)
-    rows = plan.relays(facts.cmap, placement).values()
+    rows = parts.with_relays(facts.cmap, placement).values()
     return sorted({int(row["listen"].rpartition(":")[2]) for row in rows})

@@ -60,7 +60,7 @@ def _unit(
     state = known["units"].get(unit, "unknown")
     begun = facts.record.get(name, {}).get("state") == "running"
     if state != "active" and (begun or moved):
-        made.notes.append(f"{unit} on {machine} is {state}: a run of {name.upper()} goes on")
+        made.notes.append(f"{unit} on {machine} is {state}: a run of {name.capitalize()} goes on")
         return
     made.must(
         state == "active",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from . import clustermap, milestone
+from . import clustermap, milestone, parts
 from .clustermap import SINGLE_ROLES as ROLES
 from .clustermap import Map
 from .plan import (
@@ -23,10 +23,9 @@ from .plan import (
     door_target,
     drain_port,
     endpoint,
-    homeserver_config,
-    relays,
     transfers,
 )
+from .synapse_config import homeserver_config
 
 #: Name of our site in nginx, and of its logs.
 SITE = "saltworks-chat"
@@ -59,6 +58,7 @@ def slice_for(
         "legacy": _legacy_slice,
         "proxy": _proxy_slice,
         "synapse": _synapse_slice,
+        **{role: part.machine for role, part in parts.ROLES.items()},
     }[row["role"]]
     extra = per_role(cmap, placement, minion, secret)
     if "synapse" in extra and artifact:
@@ -83,8 +83,21 @@ def for_orchestrations(
     return {
         "saltworks": {
             "machines": {role: name or "" for role, name in machines.items()},
-            "achieved": {name: milestone.is_achieved(record, name) for name in milestone.ORDER},
+            "achieved": {
+                name: milestone.is_achieved(record, name) for name in ("m3", *milestone.AFTER)
+            },
             "front": placement.front if placement else "",
+            "given_up": list(placement.given_up) if placement else [],
+            "parts": {
+                name: {
+                    "role": part.ROLE,
+                    "secrets": dict(part.SECRETS),
+                    "machine": machines[part.ROLE] or "",
+                    "copies_on": machines[part.COPIES_ON] or "",
+                    "copies_back_on": machines[part.COPIES_BACK_ON] or "",
+                }
+                for name, part in parts.PARTS.items()
+            },
         }
     }
 
@@ -113,14 +126,14 @@ def _legacy_slice(cmap: Map, placement: Placement, minion: str, secret: Secrets)
     if placement.managed:
         states += ["relay"]
         states += ["nginx.absent" if placement.retired else "nginx"]
-        if placement.moving:
-            states += ["synapse.prepared"]
+        if synapse_here:
+            states += ["synapse.prepared" if placement.moving else "synapse"]
         else:
-            states += ["synapse" if synapse_here else "synapse.absent"]
+            states += ["synapse.absent"]
         states += ["transfer.absent" if placement.retired else "transfer"]
     slices: dict[str, Any] = {
         "states": states,
-        "relay": relays(cmap, placement),
+        "relay": parts.with_relays(cmap, placement),
         "legacy": {
             "unit": found["unit"],
             "config_path": found["config_path"],
@@ -149,24 +162,37 @@ def _legacy_slice(cmap: Map, placement: Placement, minion: str, secret: Secrets)
         },
     }
     if synapse_here:
-        slices["synapse"] = _synapse_formula(cmap, minion, secret)
+        slices["synapse"] = _synapse_formula(cmap, placement, minion, secret)
         slices["synapse"].update(user=found["user"], group=found["group"], manage_user=False)
         slices["synapse"]["service"]["running"] = placement.managed
         slices["synapse"]["service"]["read_write_paths"] = [
             found["media_store_path"],
             *_sqlite_directory(cmap["synapse"]["database"]),
         ]
+    for part in parts.PARTS.values():
+        if clustermap.the_machine(cmap, part.ROLE):
+            added = part.legacy(cmap, placement, secret)
+            states += added.pop("states", [])
+            slices.update(added)
     return slices
 
 
 def _synapse_slice(cmap: Map, placement: Placement, minion: str, secret: Secrets) -> dict[str, Any]:
     here = placement.synapse == minion
-    formula = _synapse_formula(cmap, minion, secret)
+    formula = _synapse_formula(cmap, placement, minion, secret)
     formula["service"]["running"] = here
+    if placement.upcoming:
+        formula["upcoming"] = homeserver_config(cmap, placement.next(), minion, secret)
+    for part in parts.PARTS.values():
+        if clustermap.the_machine(cmap, part.ROLE):
+            _merge(formula, part.synapse(cmap, placement, secret))
     proxy = clustermap.the_machine(cmap, "proxy")
     clients = [clustermap.address(cmap, proxy)] if proxy else []
     # The firewall first: from its first moment Synapse listens to nobody else.
-    states = ["base", "firewall", "synapse.prepared" if placement.moving else "synapse"]
+    # What is about to move changes unit and modules: Synapse takes that up when it is stopped
+    # for it, not before.
+    held = placement.moving or placement.upcoming
+    states = ["base", "firewall", "synapse.prepared" if held else "synapse"]
     return {
         "states": [*states, "transfer.absent" if placement.retired else "transfer"],
         "firewall": {"ports": {port: list(clients) for port in (PORT, POLL_PORT)}},
@@ -226,7 +252,9 @@ def _nginx_slice(
     }
 
 
-def _synapse_formula(cmap: Map, minion: str, secret: Secrets) -> dict[str, Any]:
+def _synapse_formula(
+    cmap: Map, placement: Placement, minion: str, secret: Secrets
+) -> dict[str, Any]:
     return {
         "version": cmap["releases"]["synapse"],
         "user": USER,
@@ -234,10 +262,18 @@ def _synapse_formula(cmap: Map, minion: str, secret: Secrets) -> dict[str, Any]:
         "manage_user": True,
         "config_dir": CONFIG_DIR,
         "data_dir": DATA_DIR,
-        "config": homeserver_config(cmap, minion, secret),
+        "config": homeserver_config(cmap, placement, minion, secret),
         "signing_key": secret("signing_key"),
         "service": {"name": SERVICE, "enabled": True, "read_write_paths": []},
     }
+
+
+def _merge(into: dict[str, Any], added: Mapping[str, Any]) -> None:
+    for key, value in added.items():
+        if isinstance(value, Mapping):
+            _merge(into.setdefault(key, {}), value)
+        else:
+            into[key] = value
 
 
 def _sqlite_directory(database: Mapping[str, Any]) -> list[str]:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from . import clustermap, plan
+from . import clustermap, parts, plan
 from .clustermap import Map
 from .meeting import Check
 from .plan import Placement
@@ -43,6 +43,10 @@ class Proof:
 PROOFS: Mapping[str, Proof] = {
     "m1": Proof(synapse="legacy", front="legacy"),
     "m2": Proof(synapse="synapse", front="proxy", alone="synapse", emptied="legacy"),
+    **{
+        f"m3.{name}": Proof(synapse="synapse", front="proxy", alone="synapse", emptied="legacy")
+        for name in parts.PARTS
+    },
 }
 
 #: What to do about a failed check, by its name; those of the meeting as well.
@@ -108,6 +112,11 @@ def placed(name: str, cmap: Map, placement: Placement) -> Check:
         wrong.append(f"Synapse is on {placement.synapse}, not on {synapse}")
     if placement.front != front:
         wrong.append(f"the front is on {placement.front}, not on {front}")
+    part = parts.of_milestone(name)
+    if part is not None:
+        wanted, found = clustermap.the_machine(cmap, part.ROLE), getattr(placement, part.NAME)
+        if found != wanted:
+            wrong.append(f"{part.NAME} is {f'on {found}' if found else 'where it was found'}")
     seen = f"Synapse is on {placement.synapse}, the front on {placement.front}"
     return Check("placement", not wrong, "; ".join(wrong) or seen)
 
@@ -173,9 +182,9 @@ def verdict(name: str, checks: Sequence[Check]) -> str:
     """The operator's text: one line a check, the failed ones first and with a next step."""
     bad = [check for check in checks if not check.ok]
     head = (
-        f"{name.upper()} is not verified: {len(bad)} of {len(checks)} checks failed"
+        f"{name.capitalize()} is not verified: {len(bad)} of {len(checks)} checks failed"
         if bad
-        else f"{name.upper()} verified: {len(checks)} checks"
+        else f"{name.capitalize()} verified: {len(checks)} checks"
     )
     return "\n".join([head, *_lines(bad, "FAILED "), *_lines([c for c in checks if c.ok], "")])
 

@@ -21,6 +21,9 @@ ADDRESSES: dict[str, str] = {
     "legacy": "198.18.0.10",
     "proxy": "198.18.0.11",
     "synapse": "198.18.0.12",
+    "database": "198.18.0.13",
+    "storage": "198.18.0.14",
+    "directory": "198.18.0.15",
 }
 """Machines the lab starts with: name = minion id = hostname, and address."""
 

@@ -1,0 +1,6 @@
+# M3.media: the media store on a machine of its own.
+{%- from 'orch/m3/part.jinja' import applied with context %}
+
+include:
+  - orch.m3.media.precheck
+{{ applied('media') }}

@@ -1,0 +1,2 @@
+roles-database-copied-back:
+  test.nop

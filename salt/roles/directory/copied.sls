@@ -1,0 +1,2 @@
+roles-directory-copied:
+  test.nop

@@ -1,0 +1,2 @@
+roles-directory-copied-back:
+  test.nop

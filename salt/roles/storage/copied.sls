@@ -1,0 +1,2 @@
+roles-storage-copied:
+  test.nop
