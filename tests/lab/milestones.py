@@ -14,7 +14,7 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,7 @@ MILESTONES = {
     for row in (
         Milestone("m1", 10.0, "m0", "legacy", legacy.ADMIN_URL, "legacy"),
         Milestone("m2", 6.0, "m1", "synapse", f"http://198.18.0.12:{legacy.PORT}", "proxy"),
+        Milestone("m3", 6.0, "m2", "synapse", f"http://198.18.0.12:{legacy.PORT}", "proxy"),
     )
 }
 
@@ -114,6 +115,11 @@ def declare(lab: Lab, machines: Mapping[str, Mapping[str, str]]) -> None:
     """Machines, by id, with role and address, into the cluster map."""
     rows = {name: dict(row) for name, row in machines.items()}
     edit_map(lab, lambda cluster: cluster["machines"].update(rows))
+
+
+def rows(lab: Lab, names: Iterable[str]) -> dict[str, dict[str, str]]:
+    """Machines of the lab's plan, each with the role that it is named after."""
+    return {name: {"role": name, "address": lab.settings.addresses[name]} for name in names}
 
 
 def edit_map(lab: Lab, change: Callable[[Json], None]) -> bool:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from . import legacy, m0, milestone_table, milestones, people
-from .driver import PROJECT, LabError, hostcheck
+from .driver import LabError, hostcheck
 from .driver.lab import Lab
 from .driver.process import host, wait_for
 from .driver.progress import Say, Step
@@ -133,11 +133,14 @@ def achieve_m1(lab: Lab, say: Say) -> str:
 
 def achieve_m2(lab: Lab, say: Say) -> str:
     """Synapse and nginx on machines of their own."""
-    if not (PROJECT / "orch/m2/init.sls").exists():
-        return "not built yet: orch/m2 is missing"
-    new = {name: {"role": name, "address": ADDRESSES[name]} for name in ("proxy", "synapse")}
-    milestones.declare(lab, new)
+    milestones.declare(lab, milestones.rows(lab, ("proxy", "synapse")))
     return _achieve(lab, "m2", say)
+
+
+def achieve_m3(lab: Lab, say: Say) -> str:
+    """Database, media store and auth on machines of their own."""
+    milestones.declare(lab, milestones.rows(lab, ("database", "storage", "directory")))
+    return _achieve(lab, "m3", say)
 
 
 def _achieve(lab: Lab, name: str, say: Say) -> str:
@@ -171,5 +174,6 @@ STEPS: list[Step] = [
     Step("adopt", adopt, 240),
     Step("M1: upgrade behind the front door", achieve_m1, 900),
     Step("M2: Synapse and nginx on their own", achieve_m2, 900),
+    Step("M3: database, media, auth on their own", achieve_m3, 900),
 ]
 """All of `make lab`."""

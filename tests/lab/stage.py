@@ -6,8 +6,9 @@ import contextlib
 import json
 import shlex
 import shutil
+import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,76 @@ def staged(name: str, database: legacy.Database, adopted: bool = True) -> Iterat
     finally:
         clean(lab.settings)
     assert leftovers(lab.settings) == []
+
+
+@contextlib.contextmanager
+def after_m2(name: str, database: legacy.Database, machines: Sequence[str] = ()) -> Iterator[Stage]:
+    """A lab called `name` in which M2 is achieved; nothing of it stays afterwards.
+
+    machines: further ones of the plan, empty, declared with the role that they are named after.
+    """
+    main = Lab.load()
+    kept = made(
+        main.settings.cache,
+        "after-m2",
+        _after_m2_inputs(main, database),
+        lambda folder: _make_after_m2(database, folder),
+    )
+    lab = Lab.load(main.settings.root.with_name(f".lab-{name}"), netns=f"sw{name}")
+    clean(lab.settings)
+    try:
+        found = m0.m0(lab, database)
+        _copy(kept, lab.settings.root)
+        stage = Stage(lab, found.seed, found.layer)
+        lab.network_up()
+        lab.dns_point(milestones.PUBLIC_NAME, lab.settings.addresses["proxy"])
+        lab.dns_point("www.lale.test", stage.legacy.address)
+        lab.push_tree()
+        lab.up([MASTER, *AFTER_M2, *machines])
+        milestones.declare(lab, milestones.rows(lab, machines))
+        url = milestones.MILESTONES["m2"].admin_url
+        answers = f"curl -sf {url}/_matrix/client/versions"
+        lab.machine("synapse").wait_for(answers, 90, "Synapse to answer")
+        yield stage
+    finally:
+        clean(lab.settings)
+    assert leftovers(lab.settings) == []
+
+
+AFTER_M2 = ("legacy", "proxy", "synapse")
+
+
+def _after_m2_inputs(lab: Lab, database: legacy.Database) -> Json:
+    # Not the whole tree: it is pushed anew, and what comes next converges these machines first.
+    formulas = ("base", "firewall", "nginx", "relay", "synapse", "transfer")
+    folders = [PROJECT / "formulas" / formula for formula in formulas]
+    folders += [PROJECT / "orch" / name for name in ("m1", "m2")]
+    files = [path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {
+        "files": files_digest(*files),
+        "from": [lab.images.base().name, lab.mirror.wheels().name, lab.mirror.legacy().name],
+        "m0": legacy.m0_key(database),
+    }
+
+
+def _make_after_m2(database: legacy.Database, folder: Path) -> None:
+    with staged(f"kept{database[:2]}", database) as stage:
+        stage.orchestrate("orch.m1")
+        new = [name for name in AFTER_M2 if name != m0.MACHINE]
+        stage.lab.up(new)
+        milestones.declare(stage.lab, milestones.rows(stage.lab, new))
+        stage.lab.access.answering([MASTER, *AFTER_M2])
+        stage.orchestrate("orch.m2")
+        stage.lab.down()
+        _copy(stage.lab.settings.root, folder)
+
+
+def _copy(source: Path, destination: Path) -> None:
+    """Copy the files of a lab that is down; mounts and what overlayfs works in stay out."""
+    left_out = [f"--exclude=/machines/*/{name}" for name in ("root", "work")]
+    left_out += ["--exclude=/logs", "--exclude=/dns", "--exclude=/netns"]
+    command = ["rsync", "-aHAX", *left_out, f"{source}/", f"{destination}/"]
+    subprocess.run(command, check=True, timeout=300)
 
 
 def _release_inputs(lab: Lab) -> Json:
