@@ -6,12 +6,13 @@ The order, and the way back, are in ``saltworks.handover``; the front door must 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import pwd
 import sqlite3
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from salt.exceptions import CommandExecutionError
@@ -22,6 +23,10 @@ __salt__: dict[str, Any]
 
 #: Name of the SQLite copy in the handover folder.
 COPY = "homeserver.db"
+
+#: One step at a time: one whose run has died goes on, and would start Synapse after the way
+#: back stopped it. How long it is waited for, in seconds.
+LOCK, LOCK_SECONDS = "/run/saltworks-move.lock", 90
 
 
 def __virtual__() -> str:
@@ -44,15 +49,16 @@ def leave(
     :raises CommandExecutionError: when requests did not end; nothing was stopped.
     """
     taken: dict[str, float] = {}
-    if __salt__["service.status"](service):
-        taken["drain"] = __salt__["door.drain"](ports, timeout=drain_timeout)["seconds"]
-    begun = time.monotonic()
-    _systemctl("disable", "--now", f"{service}.service")
-    taken["stop"] = round(time.monotonic() - begun, 3)
-    if sqlite:
+    with _alone():
+        if __salt__["service.status"](service):
+            taken["drain"] = __salt__["door.drain"](ports, timeout=drain_timeout)["seconds"]
         begun = time.monotonic()
-        _copy(sqlite["source"], sqlite["directory"])
-        taken["copy"] = round(time.monotonic() - begun, 3)
+        _systemctl("disable", "--now", f"{service}.service")
+        taken["stop"] = round(time.monotonic() - begun, 3)
+        if sqlite:
+            begun = time.monotonic()
+            _copy(sqlite["source"], sqlite["directory"])
+            taken["copy"] = round(time.monotonic() - begun, 3)
     return taken
 
 
@@ -80,17 +86,18 @@ def arrive(
     :raises CommandExecutionError: it cannot be fetched, started, or does not answer.
     """
     taken: dict[str, float] = {}
-    if not __salt__["service.status"](service):
+    with _alone():
+        if not __salt__["service.status"](service):
+            begun = time.monotonic()
+            for row in pulls:
+                __salt__["transfer.pull"](**row)
+            if sqlite:
+                _put_in_place(**sqlite)
+            taken["pull"] = round(time.monotonic() - begun, 3)
         begun = time.monotonic()
-        for row in pulls:
-            __salt__["transfer.pull"](**row)
-        if sqlite:
-            _put_in_place(**sqlite)
-        taken["pull"] = round(time.monotonic() - begun, 3)
-    begun = time.monotonic()
-    _systemctl(*(["enable", "--now"] if enable else ["start"]), f"{service}.service")
-    taken["start"] = round(time.monotonic() - begun, 3)
-    taken["answer"] = __salt__["homeserver.healthy"](url, timeout)["seconds"]
+        _systemctl(*(["enable", "--now"] if enable else ["start"]), f"{service}.service")
+        taken["start"] = round(time.monotonic() - begun, 3)
+        taken["answer"] = __salt__["homeserver.healthy"](url, timeout)["seconds"]
     return taken
 
 
@@ -99,8 +106,26 @@ def stop(service: str) -> bool:
 
     :param service: unit name without suffix.
     """
-    _systemctl("disable", "--now", f"{service}.service")
+    with _alone():
+        _systemctl("disable", "--now", f"{service}.service")
     return True
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    end = time.monotonic() + LOCK_SECONDS
+    with open(LOCK, "w", encoding="ascii") as file:
+        while True:
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            if time.monotonic() > end:
+                raise CommandExecutionError(
+                    f"another step of a move has held {LOCK} for {LOCK_SECONDS} s; see "
+                    "saltutil.running on this machine, and run this again once it has ended"
+                )
+            time.sleep(0.1)
+        yield
 
 
 def _systemctl(*args: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from typing import Any
 
-from saltworks import bank, clustermap, handover, plan, slices
+from saltworks import bank, clustermap, handover, milestone, owners, plan, slices
 from saltworks.errors import Problem, Refused
 from saltworks.loaders import refusing
 from saltworks.minions import MachineError, Machines
@@ -20,6 +20,7 @@ def synapse() -> dict[str, Any]:
     """Move Synapse as the plan says; on a failure it is back where it was.
 
     :returns: the seconds each step took; ``changed`` is False when it has moved already.
+    :raises saltworks.errors.Refused: another process works on a milestone.
     :raises MachineError: it did not move; where it serves, and what to do.
 
     CLI Example:
@@ -29,6 +30,7 @@ def synapse() -> dict[str, Any]:
         salt-run handover.synapse
     """
     house, move = _move()
+    _refuse_beside_another_run(house)
     places = {
         "moving": {"synapse": move.old, "moving": True},
         "arrived": {"synapse": move.new, "moving": False},
@@ -51,6 +53,7 @@ def back(gone: bool = False) -> str:
 
     :param gone: the new machine is off and stays off; Synapse on two machines at once
         would damage the database.
+    :raises saltworks.errors.Refused: another process works on a milestone.
 
     CLI Example:
 
@@ -59,6 +62,7 @@ def back(gone: bool = False) -> str:
         salt-run handover.back
     """
     house, move = _move()
+    _refuse_beside_another_run(house)
     arrived = _has_arrived(house, move)
     handover.back(Machines(__opts__), move, arrived, gone)  # type: ignore[name-defined]
     _place(house, synapse=move.old, moving=False)
@@ -112,6 +116,13 @@ def _move() -> tuple[Tree, plan.Handover]:
         where = "write machines with the roles proxy and synapse into the cluster map"
         raise Refused("handover", [Problem("cluster.machines", "nowhere to move to", where)])
     return house, plan.handover(cmap)
+
+
+def _refuse_beside_another_run(house: Tree) -> None:
+    record = bank.read(house.store, "milestones")
+    wrong = milestone.running_elsewhere(record, owners.alive_elsewhere(record))
+    if wrong:
+        raise Refused("handover", wrong)
 
 
 def _has_arrived(house: Tree, move: plan.Handover) -> bool:

@@ -78,6 +78,11 @@ def begun(record: Record, name: str, owner: Owner, now: float) -> dict[str, Any]
     return row
 
 
+def claimed(record: Record, name: str, owner: Owner) -> dict[str, Any]:
+    """The record's row while a milestone is taken back."""
+    return {**record[name], "owner": owner.as_row()}
+
+
 def ended(record: Record, name: str, state: str, now: float, verdict: str) -> dict[str, Any]:
     """The record's row when a run ended: ``achieved`` or ``rolled-back``."""
     row = dict(record.get(name, {}))
