@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from saltworks import bank, milestone, owners
-from saltworks.errors import Refused
+from saltworks.errors import Problem, Refused
 from saltworks.loaders import refusing
 from saltworks.tree import Tree
 
@@ -47,8 +47,16 @@ def begin(name: str) -> str:
 
 @refusing
 def achieve(name: str) -> str:
-    """Record that a milestone was achieved; called after it was verified."""
-    return _end(name, "achieved", "verified")
+    """Record that a milestone was achieved, with the verdict of ``verify.milestone``.
+
+    :param name: the milestone, such as ``m1``.
+    :raises saltworks.errors.Refused: the run that is recorded was not verified.
+    """
+    row = bank.read(_store(), _RECORD).get(name, {})
+    if "verified" not in row:
+        again = f"run salt-run state.orchestrate orch.{name}"
+        raise Refused(name.upper(), [Problem(f"milestone {name}", "was not verified", again)])
+    return _end(name, "achieved", row["verified"])
 
 
 @refusing

@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 import pytest
-from saltworks import owners
+from saltworks import milestone, owners
 
 from tests.unit.house import House, living
 
@@ -69,3 +69,24 @@ def test_a_refused_way_back_is_not_owned() -> None:
     made = house(m1={"state": "achieved"})
     assert "would lose" in made.module.check_return("m1", claim=True)["data"]
     assert row(made) == {"state": "achieved"}
+
+
+def test_the_verdict_reaches_the_record_and_nothing_is_achieved_without_one() -> None:
+    made = house()
+    made.module.begin("m1")
+    assert "was not verified" in made.module.achieve("m1")["data"]
+    assert row(made)["state"] == "running"
+    record = made.store.rows["milestones"]
+    said = "verified: 16 checks, Synapse 1.163.2 on legacy"
+    record["m1"] = milestone.verified(record, "m1", said)
+    # Of a run that died after it; another one may end otherwise.
+    made.module.begin("m1")
+    assert "was not verified" in made.module.achieve("m1")["data"]
+    record = made.store.rows["milestones"]
+    record["m1"] = milestone.verified(record, "m1", said)
+    assert made.module.achieve("m1") == "M1 is achieved"
+    (shown, _) = made.module.status()
+    assert (shown["state"], shown["verdict"]) == ("achieved", said)
+    # A verdict of later is not of that run.
+    record = made.store.rows["milestones"]
+    assert milestone.verified(record, "m1", "verified: 1 checks") == record["m1"]
