@@ -111,7 +111,7 @@ def test_a_proof_that_fails_shows_its_report_and_how_to_try_anew(
     assert "`make clean-lab`" in str(failed.value)
     shown = capsys.readouterr().out
     assert ("M1: what the witness saw" in shown) is table
-    assert "M1, read back: " in shown
+    assert "read back: " in shown
 
 
 def test_a_report_that_was_kept_is_judged_again(
