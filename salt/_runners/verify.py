@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from saltworks import bank, clustermap, meeting, parts, plan, verify
+from saltworks import bank, clustermap, meeting, milestone, parts, plan, verify
 from saltworks.errors import Problem, Refused
 from saltworks.loaders import refusing
 from saltworks.matrix import Client, MatrixError
@@ -32,7 +32,8 @@ def check(name: str) -> str | dict[str, Any]:
     """Two users meet through the public name, and the machines serve what they should.
 
     :param name: the milestone, such as ``m1``.
-    :returns: one line a check; with a failed one the run fails.
+    :returns: one line a check; with a failed one the run fails. A good one is kept for the
+        milestone's record.
 
     CLI Example:
 
@@ -54,7 +55,13 @@ def check(name: str) -> str | dict[str, Any]:
     checks = [verify.placed(name, cmap, placement), *_machines(name, cmap, placement)]
     checks += _meeting(name, house, cmap, placement)
     text = verify.verdict(name, checks)
-    return text if all(row.ok for row in checks) else {"data": text, "retcode": 1}
+    if not all(row.ok for row in checks):
+        return {"data": text, "retcode": 1}
+    record = bank.read(house.store, "milestones")
+    if name in record:
+        row = milestone.verified(record, name, verify.summary(checks))
+        bank.write(house.store, "milestones", {**record, name: row})
+    return text
 
 
 def _machines(name: str, cmap: clustermap.Map, placement: plan.Placement) -> list[Check]:

@@ -159,8 +159,13 @@ def rolled_back(name: str) -> dict[str, Any]:
 
 
 def returnable(name: str) -> dict[str, Any]:
-    """The milestone has begun and is not achieved; runs in test mode as well."""
-    return _reading(name, "milestone.check_return")
+    """The milestone has begun, is not achieved and nobody works on it.
+
+    In test mode this is looked at as well; else nobody else begins from here on.
+    """
+    claim = not __opts__["test"]  # type: ignore[name-defined]
+    answer, failed = _run("milestone.check_return", name, claim=claim)
+    return _ret(name, not failed, str(answer))
 
 
 def disarmed(name: str) -> dict[str, Any]:
