@@ -80,7 +80,8 @@ def test_a_runner_that_the_master_does_not_have_fails_the_step(step: str, runner
     done = getattr(master.state, step)("m2")
     assert (done["result"], done["changes"]) == (False, {})
     assert f"{runner}: the master has no such runner -> take runner_dirs" in done["comment"]
-    master = Master(**dict.fromkeys(missing, KeyError("another")))
+    another: dict[str, Any] = dict.fromkeys(missing, KeyError("another"))
+    master = Master(**another)
     with pytest.raises(KeyError, match="another"):
         getattr(master.state, step)("m2")
 
