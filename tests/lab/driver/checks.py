@@ -66,6 +66,9 @@ def pytest_command(lab: Lab, only: str | None, chosen: list[str]) -> list[str]:
     marks = only or "not soak and not bench"
     command = [*lab.network.inside(), sys.executable, "-m", "pytest"]
     command += ["-p", "tests.lab.driver.pytest_plugin", "-m", marks]
+    if only:
+        # What these show is what they are run for.
+        command.append("--capture=no")
     return [*command, *(chosen or suites)]
 
 
