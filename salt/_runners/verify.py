@@ -68,9 +68,9 @@ def _machines(name: str, cmap: clustermap.Map, placement: plan.Placement) -> lis
     proof = verify.PROOFS[name]
     roles = [role for role in (proof.alone, proof.emptied) if role]
     asked = {placement.synapse, *(clustermap.the_machine(cmap, role) for role in roles)}
-    for machine in sorted(filter(None, asked)):
+    for each in sorted(filter(None, asked)):
         # What fails here fails below, with the check that it belongs to.
-        _told(machine, "saltutil.sync_modules")
+        _told(each, "saltutil.sync_modules")
     url = verify.local_url(cmap, placement)
     told = _told(placement.synapse, "homeserver.healthy", url, HEALTHY_SECONDS)
     checks = [verify.version(cmap, placement, told)]

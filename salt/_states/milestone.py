@@ -210,7 +210,12 @@ def _run(function: str, *args: Any, **kwargs: Any) -> tuple[Any, bool]:
         )
     except SaltException as error:
         return str(error), True
-    # A runner that raised has success False; one that is missing answers a string.
+    except KeyError as error:
+        if error.args != (function,):
+            raise
+        where = "take runner_dirs over from salt/master.d, then restart the master"
+        return f"{function}: the master has no such runner -> {where}", True
+    # A runner that raised has success False; an answer of another form is no runner's.
     if not isinstance(out, dict) or "return" not in out:
         return str(out), True
     answer = out["return"]

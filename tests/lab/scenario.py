@@ -153,6 +153,9 @@ def _achieve(lab: Lab, name: str, say: Say) -> str:
     return milestone_table.summary(report)
 
 
+COLD_SECONDS, WARM_SECONDS = 15 * 60, 8 * 60
+"""What `make lab` may take on 2 cores: from nothing, and with everything in the cache."""
+
 PREPARE: list[Step] = [
     Step("check host", check_host, 60),
     Step("Debian", build_debian, 900),

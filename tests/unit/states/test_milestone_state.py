@@ -75,6 +75,19 @@ def test_whatever_way_a_runner_fails_the_step_fails_with_its_words(
 
 
 @pytest.mark.parametrize(("step", "runner"), STEPS)
+def test_a_runner_that_the_master_does_not_have_fails_the_step(step: str, runner: str) -> None:
+    missing: dict[str, Any] = {runner.replace(".", "__"): KeyError(runner)}
+    master = Master(**missing)
+    done = getattr(master.state, step)("m2")
+    assert (done["result"], done["changes"]) == (False, {})
+    assert f"{runner}: the master has no such runner -> take runner_dirs" in done["comment"]
+    another: dict[str, Any] = dict.fromkeys(missing, KeyError("another"))
+    master = Master(**another)
+    with pytest.raises(KeyError, match="another"):
+        getattr(master.state, step)("m2")
+
+
+@pytest.mark.parametrize(("step", "runner"), STEPS)
 def test_only_the_precheck_asks_anything_in_test_mode(step: str, runner: str) -> None:
     master = Master(test=True, precheck__milestone="nothing speaks against M2")
     done = getattr(master.state, step)("m2")
