@@ -67,7 +67,10 @@ def check(name: str) -> str | dict[str, Any]:
 def _machines(name: str, cmap: clustermap.Map, placement: plan.Placement) -> list[Check]:
     proof = verify.PROOFS[name]
     roles = [role for role in (proof.alone, proof.emptied) if role]
+    part = parts.of_milestone(name)
+    proofs = part.proofs(cmap, placement) if part else {}
     asked = {placement.synapse, *(clustermap.the_machine(cmap, role) for role in roles)}
+    asked |= {ask.machine for ask in proofs.values()}
     for each in sorted(filter(None, asked)):
         # What fails here fails below, with the check that it belongs to.
         _told(each, "saltutil.sync_modules")
@@ -81,11 +84,9 @@ def _machines(name: str, cmap: clustermap.Map, placement: plan.Placement) -> lis
         programs = list(verify.SYNAPSE_PROGRAMS)
         told = _told(machine, "machine_facts.read", programs=programs)
         checks.append(verify.emptied(machine, told))
-    part = parts.of_milestone(name)
-    if part is not None:
-        asked = part.proofs(cmap, placement)
+    if part:
         answers = {
-            key: _answer(ask.machine, ask.function, **ask.kwargs) for key, ask in asked.items()
+            key: _answer(ask.machine, ask.function, **ask.kwargs) for key, ask in proofs.items()
         }
         checks += part.checks(cmap, placement, answers)
     return checks

@@ -44,11 +44,11 @@ def keyed(name: str, secrets: Mapping[str, int] | None = None) -> dict[str, Any]
     """
     if __opts__["test"]:  # type: ignore[name-defined]
         return _ret(name, None, f"{name} would have a certificate and secrets, if it has none")
+    calls: list[tuple[str, str, list[Any]]] = [("certificate", "pki.issue", [name])]
+    for secret, length in (secrets or {}).items():
+        calls.append((secret, "secret.make", [secret, length]))
     made = []
-    for what, function, args in [
-        ("certificate", "pki.issue", [name]),
-        *((secret, "secret.make", [secret, length]) for secret, length in (secrets or {}).items()),
-    ]:
+    for what, function, args in calls:
         answer, failed = _run(function, *args)
         if failed:
             return _ret(name, False, str(answer))

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from saltworks import plan
+from saltworks import plan, slices
 
 from tests.lab import legacy, m0, milestones, witness
 from tests.lab.driver import PROJECT, Lab, LabMachine, wait_for
@@ -25,6 +25,8 @@ from tests.lab.driver.settings import MASTER
 Json = dict[str, Any]
 
 RECORD = "/var/lib/saltworks"
+#: What the finalize of M2 asks for.
+QUIET_SECONDS = 60
 DOOR = "/etc/nginx/saltworks/door.conf"
 
 WATCHED = (
@@ -129,6 +131,15 @@ class Stage:
         """Process id of a machine's unit, `0` if it does not run."""
         show = ["systemctl", "show", "--property=MainPID", "--value", unit]
         return self.lab.machine(machine).run(show).stdout.strip()
+
+    def await_no_visitor(self) -> None:
+        """Wait until nobody has come by the old server's chat site for long enough."""
+
+        def idle() -> float:
+            answer = self.lab.salt(m0.MACHINE, "nginx_config.idle_seconds", slices.SITE)
+            return float(answer[m0.MACHINE])
+
+        wait_for(lambda: idle() > QUIET_SECONDS, 90, "nobody to come by the old server")
 
     def state(self, name: str = "m1") -> str:
         """A milestone's state by the record."""

@@ -9,10 +9,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from saltworks import slices
 
 from tests.lab import milestones
-from tests.lab.driver import LabError, SaltRunError, wait_for
+from tests.lab.driver import LabError, SaltRunError
 from tests.lab.driver.settings import ADDRESSES
 from tests.lab.driver.testinfra_backend import machine_host
 from tests.lab.stage import Stage, assert_unharmed, changes, kill_minion, snapshots, staged, steps
@@ -25,8 +24,6 @@ MACHINES = ("salt", "legacy", "proxy", "synapse")
 SABOTAGE = "/etc/systemd/system/synapse.service.d/sabotage.conf"
 #: Longer than a milestone's own window may be: a move that fails holds people twice.
 TWO_WINDOWS = 20
-#: What the finalize of M2 asks for.
-QUIET_SECONDS = 60
 
 
 @pytest.fixture(scope="module")
@@ -39,11 +36,6 @@ def stage() -> Iterator[Stage]:
         made.lab.up(NEW)
         made.lab.access.answering(list(MACHINES))
         yield made
-
-
-def idle_seconds(stage: Stage) -> float:
-    """How long nobody has come by our site on the old server."""
-    return float(stage.lab.salt("legacy", "nginx_config.idle_seconds", slices.SITE)["legacy"])
 
 
 def test_undeclared_machines_are_refused_and_nothing_is_touched(stage: Stage) -> None:
@@ -203,7 +195,7 @@ def test_the_old_site_goes_when_nobody_comes_by_it(stage: Stage) -> None:
     stage.master.run(["curl", "-sf", "--resolve", by_the_old, ask])
     with pytest.raises(SaltRunError, match=r"a client came by it \d+ s ago"):
         milestones.orchestrate(stage.lab, "orch.m2.finalize")
-    wait_for(lambda: idle_seconds(stage) > QUIET_SECONDS, 90, "nobody to come by the old server")
+    stage.await_no_visitor()
     with pytest.raises(SaltRunError, match="not armed"):
         milestones.orchestrate(stage.lab, "orch.m2.finalize")
     stage.lab.dns_point(milestones.PUBLIC_NAME, stage.legacy.address)

@@ -85,7 +85,7 @@ def test_the_verdict_reaches_the_record_and_nothing_is_achieved_without_one() ->
     record = made.store.rows["milestones"]
     record["m1"] = milestone.verified(record, "m1", said)
     assert made.module.achieve("m1") == "M1 is achieved"
-    (shown, _) = made.module.status()
+    shown, *_ = made.module.status()
     assert (shown["state"], shown["verdict"]) == ("achieved", said)
     # A verdict of later is not of that run.
     record = made.store.rows["milestones"]

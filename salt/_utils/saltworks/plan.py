@@ -194,7 +194,7 @@ def backup(directory: str, database: Mapping[str, Any]) -> dict[str, Any]:
         "directory": f"{directory}/m1",
         "mark": "m1",
         "live": "m1-live",
-        "cluster": {"port": _dsn_port(database)},
+        "cluster": {"port": dsn_port(database)},
     }
 
 
