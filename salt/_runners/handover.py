@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from typing import Any
 
-from saltworks import bank, clustermap, handover, milestone, owners, plan, slices
+from saltworks import bank, clustermap, handover, owners, plan, slices
 from saltworks.errors import Problem, Refused
 from saltworks.loaders import refusing
 from saltworks.minions import MachineError, Machines
@@ -30,7 +30,7 @@ def synapse() -> dict[str, Any]:
         salt-run handover.synapse
     """
     house, move = _move()
-    _refuse_beside_another_run(house)
+    owners.refuse_others(bank.read(house.store, "milestones"), "handover")
     places = {
         "moving": {"synapse": move.old, "moving": True},
         "arrived": {"synapse": move.new, "moving": False},
@@ -62,7 +62,7 @@ def back(gone: bool = False) -> str:
         salt-run handover.back
     """
     house, move = _move()
-    _refuse_beside_another_run(house)
+    owners.refuse_others(bank.read(house.store, "milestones"), "handover")
     arrived = _has_arrived(house, move)
     handover.back(Machines(__opts__), move, arrived, gone)  # type: ignore[name-defined]
     _place(house, synapse=move.old, moving=False)
@@ -116,13 +116,6 @@ def _move() -> tuple[Tree, plan.Handover]:
         where = "write machines with the roles proxy and synapse into the cluster map"
         raise Refused("handover", [Problem("cluster.machines", "nowhere to move to", where)])
     return house, plan.handover(cmap)
-
-
-def _refuse_beside_another_run(house: Tree) -> None:
-    record = bank.read(house.store, "milestones")
-    wrong = milestone.running_elsewhere(record, owners.alive_elsewhere(record))
-    if wrong:
-        raise Refused("handover", wrong)
 
 
 def _has_arrived(house: Tree, move: plan.Handover) -> bool:

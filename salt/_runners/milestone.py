@@ -55,7 +55,7 @@ def achieve(name: str) -> str:
     row = bank.read(_store(), _RECORD).get(name, {})
     if "verified" not in row:
         again = f"run salt-run state.orchestrate orch.{name}"
-        raise Refused(name.upper(), [Problem(f"milestone {name}", "was not verified", again)])
+        raise Refused(name.capitalize(), [Problem(f"milestone {name}", "was not verified", again)])
     return _end(name, "achieved", row["verified"])
 
 

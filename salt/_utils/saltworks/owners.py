@@ -6,7 +6,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from .milestone import Owner, Record
+from .errors import Refused
+from .milestone import Owner, Record, running_elsewhere
 
 
 def this_process() -> Owner:
@@ -29,6 +30,17 @@ def alive_elsewhere(record: Record) -> dict[str, bool]:
         for name, row in record.items()
         if (owner := row.get("owner"))
     }
+
+
+def refuse_others(record: Record, what: str) -> None:
+    """Refuse what may not be done while another process works on a milestone.
+
+    :param what: it, as the head of the refusal.
+    :raises Refused: one does.
+    """
+    wrong = running_elsewhere(record, alive_elsewhere(record))
+    if wrong:
+        raise Refused(what, wrong)
 
 
 def _lineage() -> Iterator[int]:

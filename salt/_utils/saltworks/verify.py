@@ -181,7 +181,7 @@ def summary(checks: Sequence[Check]) -> str:
 def verdict(name: str, checks: Sequence[Check]) -> str:
     """The operator's text: one line a check, the failed ones first and with a next step."""
     bad = [check for check in checks if not check.ok]
-    head = f"{name.upper()} {summary(checks)}"
+    head = f"{name.capitalize()} {summary(checks)}"
     return "\n".join([head, *_lines(bad, "FAILED "), *_lines([c for c in checks if c.ok], "")])
 
 
