@@ -88,6 +88,7 @@ def for_orchestrations(
                 name: milestone.is_achieved(record, name) for name in ("m3", *milestone.AFTER)
             },
             "front": placement.front if placement else "",
+            "moving": bool(placement and placement.moving),
             "given_up": list(placement.given_up) if placement else [],
             "parts": {
                 name: {
