@@ -37,7 +37,7 @@ MAP: dict[str, Any] = {
         "database": {
             "engine": "psycopg2", "name": "synapse", "user": "synapse_user", "host": "localhost",
         },
-        "modules": [{"module": "ldap.Module", "config": {"uri": "ldap://localhost:389"}}],
+        "modules": [{"module": "ldap_auth_provider.LdapAuthProviderModule", "config": {"uri": "ldap://localhost:389"}}],
         "loopback": [{"path": "modules.0.config.uri", "host": "localhost", "port": 389}],
     },
     "build": {},

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from . import clustermap, milestone, parts
+from . import clustermap, milestone, modules, parts
 from .clustermap import SINGLE_ROLES as ROLES
 from .clustermap import Map
 from .plan import (
@@ -25,7 +25,7 @@ from .plan import (
     endpoint,
     transfers,
 )
-from .synapse_config import homeserver_config
+from .synapse_config import homeserver_config, resolve
 
 #: Name of our site in nginx, and of its logs.
 SITE = "saltworks-chat"
@@ -263,6 +263,8 @@ def _synapse_formula(
         "config_dir": CONFIG_DIR,
         "data_dir": DATA_DIR,
         "config": homeserver_config(cmap, placement, minion, secret),
+        "plugins": modules.plugins(cmap),
+        "certificates": resolve(modules.certificates(cmap), secret),
         "signing_key": secret("signing_key"),
         "service": {"name": SERVICE, "enabled": True, "read_write_paths": []},
     }
