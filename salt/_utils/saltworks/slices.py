@@ -64,7 +64,8 @@ def slice_for(
     if "synapse" in extra and artifact:
         extra["synapse"]["release"] = dict(artifact)
     if "transfer" in extra and extra["transfer"].get("from"):
-        extra["transfer"]["host_key"] = (host_keys or {}).get(cmap["legacy"]["minion"], "")
+        other = clustermap.at(cmap, extra["transfer"]["from"])
+        extra["transfer"]["host_key"] = (host_keys or {}).get(other, "")
     slices["saltworks"]["states"] = extra.pop("states")
     slices.update(extra)
     return slices
@@ -92,6 +93,8 @@ def for_orchestrations(
                 name: {
                     "role": part.ROLE,
                     "secrets": dict(part.SECRETS),
+                    "key_pairs": list(part.KEY_PAIRS),
+                    "idle": bool(cmap and part.idle(cmap)),
                     "machine": machines[part.ROLE] or "",
                     "copies_on": machines[part.COPIES_ON] or "",
                     "copies_back_on": machines[part.COPIES_BACK_ON] or "",
@@ -130,7 +133,6 @@ def _legacy_slice(cmap: Map, placement: Placement, minion: str, secret: Secrets)
             states += ["synapse.prepared" if placement.moving else "synapse"]
         else:
             states += ["synapse.absent"]
-        states += ["transfer.absent" if placement.retired else "transfer"]
     slices: dict[str, Any] = {
         "states": states,
         "relay": parts.with_relays(cmap, placement),
@@ -173,7 +175,10 @@ def _legacy_slice(cmap: Map, placement: Placement, minion: str, secret: Secrets)
         if clustermap.the_machine(cmap, part.ROLE):
             added = part.legacy(cmap, placement, secret)
             states += added.pop("states", [])
-            slices.update(added)
+            _merge(slices, added)
+    if placement.managed:
+        kept = slices["transfer"]["offers"] or not placement.retired
+        states.append("transfer" if kept else "transfer.absent")
     return slices
 
 
