@@ -8,9 +8,9 @@ include:
 directory-copied:
   slapd.copied:
     - name: {{ directory.folder }}
-    - source: {{ directory.copy.source }}
-    - host: {{ directory.copy.host | json }}
-    - key: {{ directory.copy.key }}
+    - source: {{ directory.fetch.source }}
+    - host: {{ directory.fetch.host | json }}
+    - key: {{ directory.fetch.key }}
     - machine: {{ directory.name | json }}
     - authority: {{ tls_dir }}/ca.crt
     - require:

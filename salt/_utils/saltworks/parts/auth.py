@@ -79,7 +79,7 @@ def machine(cmap: Map, placement: Placement, minion: str, secret: Secrets) -> di
             "authority": secret("pki_authority"),
             "serving": bool(placement.auth),
             "folder": FOLDER,
-            "copy": _fetched_by(cmap, minion),
+            "fetch": _fetched_by(cmap, minion),
         },
     }
     if NAME in placement.given_up:
