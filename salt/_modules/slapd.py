@@ -170,6 +170,8 @@ def leave(folder: str) -> dict[str, Any]:
 def take(folder: str, source: str, host: str, key: str, whole: bool) -> dict[str, Any]:
     """Fetch a dump and make the directory here equal to it; when it is, nothing is loaded.
 
+    Afterwards it takes writes.
+
     :param folder: where the dump is fetched to.
     :param source: the folder there, for messages.
     :param host: address of the machine that has it.
@@ -187,14 +189,8 @@ def take(folder: str, source: str, host: str, key: str, whole: bool) -> dict[str
     loaded = not _is_loaded(config, wanted)
     if loaded:
         _load(config, data)
-    if different := _differing(config, wanted):
-        raise CommandExecutionError(
-            f"after loading {source} of {host} {len(different)} entries are not equal here: "
-            f"{'; '.join(different[:SHOWN])}; run the milestone again, and if it stays so compare "
-            f"{folder} with slapcat"
-        )
-    if whole:
-        open_()
+        _compare(config, wanted, folder)
+    open_()
     return {
         "loaded": loaded,
         "entries": len(wanted),
@@ -329,6 +325,15 @@ def _is_loaded(config: Entries | None, data: Entries) -> bool:
         return False
     active = _call(["systemctl", "is-active", UNIT], ASK_SECONDS).returncode == 0
     return active and not _differing(config, data)
+
+
+def _compare(config: Entries | None, data: Entries, folder: str) -> None:
+    if different := _differing(config, data):
+        raise CommandExecutionError(
+            f"after loading {folder} {len(different)} entries are not equal here: "
+            f"{'; '.join(different[:SHOWN])}; run the milestone again, and if it stays so compare "
+            f"{folder} with slapcat"
+        )
 
 
 def _differing(config: Entries | None, data: Entries) -> list[str]:

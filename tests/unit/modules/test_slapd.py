@@ -120,7 +120,13 @@ class Slapd:
         monkeypatch.setattr(self.module, "_systemctl", self.calls.append)
         active = type("Done", (), {"returncode": 0, "stdout": "active"})()
         monkeypatch.setattr(self.module, "_call", lambda *args, **more: active)
+        self.opened = 0
+        monkeypatch.setattr(self.module, "open_", self._open)
         self.fetched = DATA.replace("e1NTSEF9eA==", "e1NTSEF9eQ==")
+
+    def _open(self) -> bool:
+        self.opened += 1
+        return True
 
     def _pull(self, source: str, folder: str, host: str, key: str, user: str) -> None:
         Path(folder).mkdir(exist_ok=True)
@@ -150,6 +156,8 @@ def test_what_is_equal_is_not_loaded(fake: Slapd) -> None:
     fake.fetched = DATA
     done = fake.take()
     assert (done["loaded"], done["entries"], fake.calls) == (False, 2, [])
+    # Whoever takes a directory uses it.
+    assert fake.opened == 1
 
 
 def test_what_differs_is_loaded_and_compared(fake: Slapd) -> None:

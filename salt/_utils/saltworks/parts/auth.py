@@ -98,13 +98,14 @@ def machine(cmap: Map, placement: Placement, minion: str, secret: Secrets) -> di
 def legacy(cmap: Map, placement: Placement, secret: Secrets) -> dict[str, Any]:
     """See :class:`saltworks.parts.Part`."""
     there = the_machine(cmap, ROLE)
-    # M3 comes after M2.
-    early = placement.synapse == cmap["legacy"]["minion"]
-    if early or there is None or idle(cmap) or not _is_keyed(secret, there):
+    if there is None or idle(cmap) or not _is_keyed(secret, there):
         return {}
     slices: dict[str, Any] = {"states": [], "directory": {"folder": FOLDER}}
     if NAME in placement.given_up:
         return {**slices, "states": ["directory.retired"]}
+    if not placement.auth and NAME not in placement.upcoming:
+        # Taken back: passwords do not lie about for nothing.
+        return {**slices, "states": ["directory.forgotten"]}
     if not placement.moving:
         # While it moves, the window says whether it takes writes.
         slices["states"] = ["directory.fenced" if placement.auth else "directory.offered"]
@@ -150,8 +151,8 @@ def steps(cmap: Map, placement: Placement) -> Steps:
         )
     fetched = {**_fetched_by(cmap, there), "folder": FOLDER, "whole": True}
     return Steps(
+        before=(Ask(placement.synapse, "slapd.answers", {"host": there, "authority": AUTHORITY}),),
         act=(
-            Ask(placement.synapse, "slapd.answers", {"host": there, "authority": AUTHORITY}),
             Ask(found, "slapd.leave", {"folder": FOLDER}),
             Ask(there, "slapd.take", fetched),
         ),
