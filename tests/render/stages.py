@@ -129,3 +129,8 @@ def _of_orchestrations() -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]
         for name, record in ACHIEVED.items():
             placement = plan.Placement.recorded(MAP, PLACEMENTS[stage])
             yield f"{stage}, {name}", slices.for_orchestrations(MAP, placement, record), {}
+    synapse = {**MAP["synapse"], "modules": [], "loopback": []}
+    rows = {name: row for name, row in MAP["machines"].items() if name != "directory"}
+    bare: dict[str, Any] = {**MAP, "synapse": synapse, "machines": rows}
+    for name, record in ACHIEVED.items():
+        yield f"no directory, {name}", slices.for_orchestrations(bare, None, record), {}

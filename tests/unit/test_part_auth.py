@@ -9,7 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from saltworks import clustermap, modules, parts, plan, precheck, slices, synapse_config, verify
+from cryptography.hazmat.primitives import serialization
+from saltworks import (
+    clustermap,
+    modules,
+    parts,
+    plan,
+    precheck,
+    slices,
+    ssh_keys,
+    synapse_config,
+    verify,
+)
 from saltworks.errors import Problem, Refused
 from saltworks.parts import auth
 from saltworks.precheck_facts import Facts
@@ -108,6 +119,18 @@ def test_both_ends_follow_the_placement(
     assert set(row["saltworks"]["states"]) == directory | {"base", "firewall"}
     assert row["firewall"]["ports"] == {636: ["198.18.0.12"]}
     assert row["directory"]["serving"] is (stage in ("moved", "going back", "finalized"))
+
+
+def test_others_may_ask_the_directory_if_the_map_says_so() -> None:
+    cmap = with_modules(MAP["synapse"]["modules"], MAP["synapse"]["loopback"])
+    cmap["directory"] = {"clients": ["198.18.0.77", "2001:db8::/64"]}
+    assert clustermap.problems(cmap, SCHEMA) == []
+    made = slices.slice_for(cmap, placement("moved"), "directory", lambda name: name)
+    assert made["firewall"]["ports"] == {636: ["198.18.0.12", "198.18.0.77", "2001:db8::/64"]}
+    cmap["directory"]["clients"] = ["wiki.lale.test; drop"]
+    assert [row.place for row in clustermap.problems(cmap, SCHEMA)] == [
+        "cluster.directory.clients.0"
+    ]
 
 
 def test_until_the_milestone_has_made_its_keys_a_declared_machine_changes_nothing() -> None:
@@ -308,3 +331,13 @@ def test_a_package_that_cannot_be_is_refused_by_the_map(wrong: dict[str, Any]) -
     cmap = with_modules([{**PROVIDER, **wrong}], [])
     places = [problem.place for problem in clustermap.problems(cmap, SCHEMA)]
     assert any(place.startswith("cluster.synapse.modules.0") for place in places)
+
+
+def test_a_key_pair_is_one_and_new_each_time() -> None:
+    one, other = ssh_keys.pair("a"), ssh_keys.pair("a")
+    assert set(one) == {"a_private", "a_public"}
+    key = serialization.load_ssh_private_key(one["a_private"].encode(), None)
+    public = key.public_key().public_bytes(
+        serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH
+    )
+    assert public.decode() == one["a_public"] != other["a_public"]

@@ -68,10 +68,11 @@ def machine(cmap: Map, placement: Placement, minion: str, secret: Secrets) -> di
     if idle(cmap) or not _is_keyed(secret, minion):
         return {"states": ["base"]}
     synapse = the_machine(cmap, "synapse")
+    clients = [address(cmap, synapse)] if synapse else []
     slices: dict[str, Any] = {
         # The firewall first: from its first moment slapd listens to nobody else.
         "states": ["base", "firewall", "directory"],
-        "firewall": {"ports": {PORT: [address(cmap, synapse)] if synapse else []}},
+        "firewall": {"ports": {PORT: [*clients, *cmap.get("directory", {}).get("clients", [])]}},
         "directory": {
             "address": address(cmap, minion),
             "name": minion,
