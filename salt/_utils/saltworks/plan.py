@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from . import clustermap
+from . import clustermap, modules
 from .clustermap import Map
 
 #: Ports of the managed Synapse: all requests, and the long polls apart, so that
@@ -139,7 +139,10 @@ def relays(cmap: Map, placement: Placement) -> dict[str, dict[str, Any]]:
         database = cmap["synapse"]["database"]
         if database["engine"] == "psycopg2":
             rows["postgresql"] = relay(here, dsn_host(database), dsn_port(database), allow)
+        directories = {found.path for found in modules.directories(cmap)}
         for row in cmap["synapse"].get("loopback", []):
+            if "auth" in placement.given_up and row["path"] in directories:
+                continue
             rows[f"loopback-{row['port']}"] = relay(here, row["host"], row["port"], allow)
     return rows
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from . import clustermap, milestone, parts
+from . import clustermap, milestone, modules, parts
 from .clustermap import SINGLE_ROLES as ROLES
 from .clustermap import Map
 from .plan import (
@@ -26,7 +26,7 @@ from .plan import (
     endpoint,
     transfers,
 )
-from .synapse_config import homeserver_config
+from .synapse_config import homeserver_config, resolve
 
 #: Name of our site in nginx, and of its logs.
 SITE = "saltworks-chat"
@@ -65,7 +65,8 @@ def slice_for(
     if "synapse" in extra and artifact:
         extra["synapse"]["release"] = dict(artifact)
     if "transfer" in extra and extra["transfer"].get("from"):
-        extra["transfer"]["host_key"] = (host_keys or {}).get(cmap["legacy"]["minion"], "")
+        other = clustermap.at(cmap, extra["transfer"]["from"])
+        extra["transfer"]["host_key"] = (host_keys or {}).get(other, "")
     slices["saltworks"]["states"] = extra.pop("states")
     slices.update(extra)
     return slices
@@ -94,6 +95,8 @@ def for_orchestrations(
                 name: {
                     "role": part.ROLE,
                     "secrets": dict(part.SECRETS),
+                    "key_pairs": list(part.KEY_PAIRS),
+                    "idle": bool(cmap and part.idle(cmap)),
                     "machine": machines[part.ROLE] or "",
                     "copies_on": machines[part.COPIES_ON] or "",
                     "copies_back_on": machines[part.COPIES_BACK_ON] or "",
@@ -132,7 +135,6 @@ def _legacy_slice(cmap: Map, placement: Placement, minion: str, secret: Secrets)
             states += ["synapse.prepared" if placement.moving else "synapse"]
         else:
             states += ["synapse.absent"]
-        states += ["transfer.absent" if placement.retired else "transfer"]
     slices: dict[str, Any] = {
         "states": states,
         "relay": parts.with_relays(cmap, placement),
@@ -175,7 +177,10 @@ def _legacy_slice(cmap: Map, placement: Placement, minion: str, secret: Secrets)
         if clustermap.the_machine(cmap, part.ROLE):
             added = part.legacy(cmap, placement, secret)
             states += added.pop("states", [])
-            slices.update(added)
+            _merge(slices, added)
+    if placement.managed:
+        kept = slices["transfer"]["offers"] or not placement.retired
+        states.append("transfer" if kept else "transfer.absent")
     return slices
 
 
@@ -265,6 +270,8 @@ def _synapse_formula(
         "config_dir": CONFIG_DIR,
         "data_dir": DATA_DIR,
         "config": homeserver_config(cmap, placement, minion, secret),
+        "plugins": modules.plugins(cmap),
+        "certificates": resolve(modules.certificates(cmap), secret),
         "signing_key": secret("signing_key"),
         "service": {"name": SERVICE, "enabled": True, "read_write_paths": []},
     }

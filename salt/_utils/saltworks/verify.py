@@ -59,6 +59,7 @@ NEXT_STEPS = {
     "throw-away users": "see journalctl -u synapse on Synapse's machine",
     "password login": "check the password module in synapse.modules, the directory behind it, "
     "verify.password_user and the secret verify_password",
+    "directory": "see journalctl -u slapd on the machine that is named, then run it again",
     "media up": "check client_max_body_size and the owner of the media store",
     "media down": "check the owner and the content of the media store",
     "thumbnail": "check the owner of the media store, then journalctl -u synapse",
@@ -114,7 +115,8 @@ def placed(name: str, cmap: Map, placement: Placement) -> Check:
         wrong.append(f"the front is on {placement.front}, not on {front}")
     part = parts.of_milestone(name)
     if part is not None:
-        wanted, found = clustermap.the_machine(cmap, part.ROLE), getattr(placement, part.NAME)
+        wanted = "" if part.idle(cmap) else clustermap.the_machine(cmap, part.ROLE)
+        found = getattr(placement, part.NAME)
         if found != wanted:
             wrong.append(f"{part.NAME} is {f'on {found}' if found else 'where it was found'}")
     seen = f"Synapse is on {placement.synapse}, the front on {placement.front}"

@@ -29,6 +29,11 @@ class Part(Protocol):
     COPIES_BACK_ON: str
     #: Secrets that it needs, made at random when they are missing: name to length in letters.
     SECRETS: Mapping[str, int]
+    #: ssh key pairs that it needs: secrets ``<name>_private`` and ``<name>_public``.
+    KEY_PAIRS: tuple[str, ...]
+
+    def idle(self, cmap: Map) -> str:
+        """Why there is nothing to move, empty when there is something."""
 
     def configure(self, config: dict[str, Any], cmap: Map, placement: Placement) -> None:
         """Change Synapse's configuration to what it is once the part has moved.

@@ -16,6 +16,12 @@ ROLE = "database"
 COPIES_ON = "database"
 COPIES_BACK_ON = "database"
 SECRETS: Mapping[str, int] = {}
+KEY_PAIRS: tuple[str, ...] = ()
+
+
+def idle(cmap: Map) -> str:
+    """See :class:`saltworks.parts.Part`."""
+    return ""
 
 
 def configure(config: dict[str, Any], cmap: Map, placement: Placement) -> None:
