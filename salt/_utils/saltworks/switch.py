@@ -8,7 +8,7 @@ The same way leads back again, until the part is finalized.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,7 +58,8 @@ def conduct(
     :param arrived: an earlier run recorded that; what is left is to open the door.
     :param clock: seconds.
     :returns: ``changed``, the seconds of each step and of the whole ``window``; answers of
-        the part's own steps are under ``steps``, by function.
+        the part's own steps are under ``steps``, by function, but for those that were only
+        given to a later one.
     :raises Returned: it failed, and everything is where it was.
     :raises Stranded: it failed, and it is not certain that the way back is safe.
     :raises MachineError: nothing was touched yet, or it has arrived and the next run goes on.
@@ -66,9 +67,12 @@ def conduct(
     door = machines.call(move.front, "door.status")
     is_open = door["state"] == "open" and door["target"] == move.target
     if arrived and is_open:
+        placed("arrived")
         return {"changed": False}
     taken: dict[str, Any] = {"changed": True}
     if not arrived and door["state"] != "closed":
+        for step in move.steps.before:
+            _call(machines, step, {})
         machines.call(move.front, "door.announce", ANNOUNCE_SECONDS)
     begun = clock()
     if arrived:
@@ -91,7 +95,11 @@ def _move(
         taken["leave"] = machines.call(
             move.synapse, "synapse_move.leave", service=move.service, ports=list(move.ports)
         )
-        taken["steps"] = {step.function: _call(machines, step) for step in move.steps.act}
+        answers: dict[str, Any] = {}
+        for step in move.steps.act:
+            answers[step.function] = _call(machines, step, answers)
+        handed = {function for step in move.steps.act for function in step.given.values()}
+        taken["steps"] = {name: row for name, row in answers.items() if name not in handed}
         machines.call(move.synapse, "synapse_move.take_up", move.config)
         taken["arrive"] = _started(machines, move)
     except MachineError as error:
@@ -107,7 +115,7 @@ def _back(machines: Caller, move: Switch, cause: MachineError) -> None:
     try:
         machines.call(move.synapse, "synapse_move.stop", move.service)
         for step in move.steps.undo:
-            _call(machines, step)
+            _call(machines, step, {})
         machines.call(move.synapse, "synapse_move.put_back", move.config)
     except MachineError as error:
         raise Stranded(
@@ -130,5 +138,6 @@ def _started(machines: Caller, move: Switch) -> Any:
     )
 
 
-def _call(machines: Caller, step: Ask) -> Any:
-    return machines.call(step.machine, step.function, **step.kwargs)
+def _call(machines: Caller, step: Ask, answers: Mapping[str, Any]) -> Any:
+    given = {key: answers[function] for key, function in step.given.items()}
+    return machines.call(step.machine, step.function, **step.kwargs, **given)
