@@ -14,6 +14,11 @@ postgres-running:
         - file: postgres-server-crt
         - file: postgres-server-key
 
+# Debian's umbrella: starts what start.conf says at boot.
+postgres-enabled:
+  service.enabled:
+    - name: postgresql
+
 postgres-slots:
   pgstandby.slots:
     - name: slots

@@ -99,6 +99,11 @@ def locate(cluster: str | Mapping[str, Any] | None = None) -> dict[str, Any]:
     }
 
 
+def others(cluster: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Debian's clusters of this machine but the one of :func:`locate`."""
+    return [row for row in _debian_clusters() if row["data"] != cluster["data"]]
+
+
 def connection(
     cluster: str | Mapping[str, Any] | None = None, database: str = "postgres"
 ) -> dict[str, Any]:

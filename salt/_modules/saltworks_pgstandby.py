@@ -364,9 +364,15 @@ def retire(cluster: Cluster, test: bool = False) -> list[str]:
     with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8") as file:
         if file.read() != RETIRED:
             changed.append(path)
+    # It starts whatever else is a cluster here, and counts as running by itself.
+    alone = not [row for row in __salt__["pgcluster.others"](at) if row["status"] != "down"]
+    if alone and __salt__["service.status"]("postgresql"):
+        changed.append("postgresql.service")
     if changed and not test:
         _stop(at, "fast", 60)
         _write(at, path, RETIRED)
+        if alone:
+            __salt__["pgcluster.run"](["systemctl", "disable", "--now", "postgresql"], timeout=60)
     return changed
 
 
