@@ -57,9 +57,11 @@ def copied(name: str, upstream: Mapping[str, Any], cluster: Any) -> dict[str, An
     """The cluster is a standby that streams from another machine's.
 
     :param name: for the report.
-    :param upstream: see ``pgstandby.copy``.
+    :param upstream: see ``pgstandby.copy``; none: nothing is to be copied (yet).
     :param cluster: see ``pgcluster.locate``.
     """
+    if not upstream:
+        return _ret(name, None if __opts__["test"] else True, "nothing is to be copied by now")
     host = upstream["host"]
     try:
         if __opts__["test"]:
@@ -98,10 +100,12 @@ def following(
     """A fenced cluster follows the one that took over; its content is measured first.
 
     :param name: for the report.
-    :param upstream: see ``pgstandby.copy``.
+    :param upstream: see ``pgstandby.copy``; none: it was never switched.
     :param database: Synapse's database.
     :param cluster: see ``pgcluster.locate``.
     """
+    if not upstream:
+        return _ret(name, None if __opts__["test"] else True, "nothing is to be followed by now")
     host = upstream["host"]
     try:
         row = __salt__["pgstandby.status"](cluster)

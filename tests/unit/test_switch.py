@@ -104,3 +104,12 @@ def test_what_has_moved_is_not_moved_again() -> None:
     machines = Machines()
     assert conduct(machines, arrived=True) == {"changed": False}
     assert machines.calls == ["proxy door.status", "arrived"]
+
+
+def test_a_run_that_died_on_its_way_elsewhere_is_taken_back_behind_the_shut_door() -> None:
+    machines = Machines(door="closed")
+    conduct(machines, arrived=True)
+    assert machines.calls == [
+        "proxy door.status", "synapse synapse_move.stop", "old part.unfence",
+        "synapse synapse_move.arrive", "arrived", "proxy door.open",
+    ]  # fmt: skip

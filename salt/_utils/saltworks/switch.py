@@ -76,12 +76,17 @@ def conduct(
         machines.call(move.front, "door.announce", ANNOUNCE_SECONDS)
     begun = clock()
     if arrived:
+        # A run that died on its way elsewhere may have left it there: nobody has written yet
+        # but a Synapse behind a shut door.
+        machines.call(move.synapse, "synapse_move.stop", move.service)
+        for step in move.steps.undo:
+            _call(machines, step, {})
         taken["arrive"] = _started(machines, move)
     else:
         placed("moving")
         begun = clock()
         _move(machines, move, placed, taken)
-        placed("arrived")
+    placed("arrived")
     taken["open"] = machines.call(move.front, "door.open", move.target)["seconds"]
     taken["window"] = round(clock() - begun, 3)
     return taken

@@ -99,3 +99,12 @@ def test_what_is_changed_is_named_and_nothing_is_no_change(test: bool) -> None:
         ):
             assert done["result"] is result
             assert list(done["changes"]) == answer
+
+
+def test_without_another_cluster_there_is_nothing_to_do() -> None:
+    for module, result in ((state(True), None), (state(), True)):
+        for done in (
+            module.copied("copy", {}, "15/main"),
+            module.following("follower", {}, "synapse", "15/main"),
+        ):
+            assert (done["result"], done["changes"]) == (result, {})
