@@ -82,8 +82,8 @@ def admit(
     """Roles have passwords, and pg_hba.conf has our lines, first of all.
 
     :param cluster: see ``pgcluster.locate``; a primary.
-    :param roles: name to ``password`` and ``replication`` (it is made if it is missing, and
-        may replicate and nothing else); others must exist.
+    :param roles: name to ``password`` and ``replication`` (it may replicate, and nothing
+        else) or ``made``: these are made if they are missing, others must exist.
     :param lines: of pg_hba.conf; with none ours are taken out.
     :returns: what was changed.
     :raises CommandExecutionError: when PostgreSQL does not take it; pg_hba.conf is as it was.
@@ -96,7 +96,7 @@ def admit(
         row = roles[name]
         _sql(
             at,
-            (made if row.get("replication") else "")
+            (made if row.get("replication") or row.get("made") else "")
             + f"ALTER ROLE {quoted} LOGIN {'REPLICATION' if row.get('replication') else ''} "
             f"PASSWORD '{verifier(row['password'])}';",
         )
@@ -196,7 +196,7 @@ def _wrong_roles(at: Mapping[str, Any], roles: Mapping[str, Mapping[str, Any]]) 
     wrong = []
     for name, row in sorted(roles.items()):
         known = there.get(name)
-        if known is None and not row.get("replication"):
+        if known is None and not row.get("replication") and not row.get("made"):
             raise CommandExecutionError(
                 f"PostgreSQL has no role {name!r}; correct synapse.database.user in the map"
             )

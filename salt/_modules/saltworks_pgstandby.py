@@ -163,6 +163,35 @@ def copy(cluster: Cluster, upstream: Mapping[str, Any], timeout: float = 86400) 
     return True
 
 
+def provide(cluster: Cluster, database: str, owner: str, password: str) -> list[str]:
+    """This cluster runs as configured, and has an empty database as Synapse wants it.
+
+    :param cluster: see ``pgcluster.locate``; nobody uses it yet.
+    :param database: its name; one that is there stays.
+    :param owner: the role that owns it.
+    :param password: of the role.
+    :returns: what was changed.
+    """
+    at = __salt__["pgcluster.locate"](cluster)
+    found = f"SELECT to_json(count(*)) FROM pg_database WHERE datname = '{database}';"
+    running = __salt__["pgcluster.condition"](at["data"]) != "gone"
+    new = not running or not _sql(at, found)[0]
+    if new:
+        # Debian started it with settings of its own.
+        _stop(at, "fast", 60)
+        _start(at, 60)
+    role = {owner: {"password": password, "made": True}}
+    changed = __salt__["pgadmit.admit"](at, role, [])
+    if new and not _sql(at, found)[0]:
+        _sql(
+            at,
+            f'CREATE DATABASE "{database}" OWNER "{owner}" TEMPLATE template0 ENCODING '
+            "'UTF8' LC_COLLATE 'C' LC_CTYPE 'C';",
+        )
+        changed.append(f"database {database}")
+    return changed
+
+
 def ready(cluster: Cluster, standby: bool) -> dict[str, Any]:
     """Whether a switch may begin, at either end; the last word before people wait.
 

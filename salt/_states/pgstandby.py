@@ -76,6 +76,22 @@ def copied(name: str, upstream: Mapping[str, Any], cluster: Any) -> dict[str, An
     return _ret(name, True, f"streams from {host}", changes)
 
 
+def provided(name: str, owner: str, password_pillar: str, cluster: Any) -> dict[str, Any]:
+    """The cluster runs as configured, and has a database and the role that owns it.
+
+    :param name: the database.
+    :param owner: the role.
+    :param password_pillar: key of the pillar with its password.
+    :param cluster: see ``pgcluster.locate``.
+    """
+    password = __salt__["pillar.get"](password_pillar)
+    if __opts__["test"]:
+        return _ret(name, None, f"the database {name} would be there, if it is not")
+    return _done(
+        name, lambda: __salt__["pgstandby.provide"](cluster, name, owner, password), "made"
+    )
+
+
 def measured(name: str, cluster: Any) -> dict[str, Any]:
     """Rows and checksums as of the last switch are recorded, see ``pgcontent.measure``.
 

@@ -35,7 +35,7 @@ def test_a_copy_that_streams_is_not_made_again() -> None:
 
 
 def test_a_missing_copy_is_announced_in_test_mode_and_made_otherwise() -> None:
-    salt = {"pgstandby__status": lambda c: {}, "pgstandby__copy": must_not}
+    salt: dict[str, Any] = {"pgstandby__status": lambda c: {}, "pgstandby__copy": must_not}
     done = state(True, **salt).copied("copy", UPSTREAM, "15/main")
     assert (done["result"], done["changes"]) == (None, {})
     done = state(pgstandby__copy=lambda c, u: True).copied("copy", UPSTREAM, "15/main")
@@ -44,7 +44,9 @@ def test_a_missing_copy_is_announced_in_test_mode_and_made_otherwise() -> None:
 
 
 def test_content_is_measured_once_for_each_switch() -> None:
-    salt = {"pgcontent__moment": lambda c: "0/5", "pgcontent__measure": lambda c, d: TAKEN}
+    salt: dict[str, Any] = {
+        "pgcontent__moment": lambda c: "0/5", "pgcontent__measure": lambda c, d: TAKEN,
+    }  # fmt: skip
     never = state(pgcontent__moment=lambda c: "", pgcontent__measure=must_not)
     assert never.measured("synapse", "15/main")["changes"] == {}
     again = state(pgcontent__measured=lambda c: TAKEN, **{**salt, "pgcontent__measure": must_not})

@@ -2,7 +2,8 @@
 
 From PostgreSQL of the same major version: the new machine's cluster is a standby of the one
 found, until the window turns them round; from then on the old one follows, until it is given
-up. Which function does what: ``salt/_modules/saltworks_pgstandby.py``.
+up (``salt/_modules/saltworks_pgstandby.py``). From SQLite: one pass of ``synapse_port_db`` in the
+window, into a target made for it (``salt/_modules/synapse_port.py``); from there is no way back.
 """
 
 from __future__ import annotations
@@ -14,14 +15,26 @@ from .. import clustermap
 from ..clustermap import Map
 from ..errors import Problem
 from ..meeting import Check
-from ..plan import CONFIG_DIR, LOOPBACK, RELAY_OFFSET, Placement, Secrets, dsn_host, dsn_port, relay
+from ..plan import (
+    CONFIG_DIR,
+    LOOPBACK,
+    RELAY_OFFSET,
+    RELEASES_DIR,
+    SQLITE_PATH,
+    USER,
+    Placement,
+    Secrets,
+    dsn_host,
+    dsn_port,
+    relay,
+)
 from .model import Ask, Steps
 
 NAME = "database"
 ROLE = "database"
 COPIES_ON = "database"
 COPIES_BACK_ON = "legacy"
-SECRETS: Mapping[str, int] = {"database_replication_password": 40}
+SECRETS: Mapping[str, int] = {"database_password": 40, "database_replication_password": 40}
 
 #: Debian's, of which the new machine's cluster is.
 MAJOR = 15
@@ -92,6 +105,9 @@ def machine(cmap: Map, placement: Placement, minion: str, secret: Secrets) -> di
             }
             if followed and placement.database != minion
             else {},
+            "provides": {"owner": user, "password": secret("database_password")}
+            if _is_sqlite(cmap) and placement.database != minion
+            else {},
             "database": name,
             "slots": [SLOT] if followed else [],
         },
@@ -151,6 +167,8 @@ def relays(cmap: Map, placement: Placement) -> dict[str, dict[str, Any]]:
 
 def steps(cmap: Map, placement: Placement) -> Steps:
     """See :class:`saltworks.parts.Part`."""
+    if _is_sqlite(cmap):
+        return _port_steps(cmap, placement)
     ends = [(cmap["legacy"]["minion"], _found(cmap)), (_machine(cmap), CLUSTER)]
     if placement.database:
         ends.reverse()
@@ -179,9 +197,26 @@ def steps(cmap: Map, placement: Placement) -> Steps:
     )
 
 
+def _port_steps(cmap: Map, placement: Placement) -> Steps:
+    at = clustermap.the_machine(cmap, "synapse") or ""
+    if placement.database:
+        return Steps(before=(Ask(at, "synapse_port.no_return", {"part": NAME}),))
+    words = {
+        "config": f"{CONFIG_DIR}/upcoming.yaml",
+        "release": f"{RELEASES_DIR}/{cmap['releases']['synapse']}",
+        "sqlite": SQLITE_PATH,
+        "user": USER,
+    }
+    return Steps(
+        before=(Ask(at, "synapse_port.prepare", words),),
+        act=(Ask(at, "synapse_port.port", words),),
+        undo=(Ask(at, "synapse_port.reopen", {"sqlite": SQLITE_PATH, "user": USER}),),
+    )
+
+
 def questions(cmap: Map, placement: Placement) -> Mapping[str, Ask]:
     """See :class:`saltworks.parts.Part`."""
-    if not _is_there(cmap, placement) or placement.database:
+    if placement.database or not (_is_there(cmap, placement) or _is_sqlite(cmap)):
         return {}
     machine = _machine(cmap)
     look = {
@@ -189,8 +224,11 @@ def questions(cmap: Map, placement: Placement) -> Mapping[str, Ask]:
         "ports": [PORT],
         "trees": [f"{DATA_DIR}/{CLUSTER}"],
     }
+    config = {"config": f"{CONFIG_DIR}/homeserver.yaml"}
     return {
-        "found": Ask(cmap["legacy"]["minion"], "pgadmit.survey", {"cluster": _found(cmap)}),
+        "found": Ask(placement.synapse, "synapse_db.facts", config)
+        if _is_sqlite(cmap)
+        else Ask(cmap["legacy"]["minion"], "pgadmit.survey", {"cluster": _found(cmap)}),
         "machine": Ask(machine, "machine_facts.read", look),
         "locales": Ask(machine, "locale.list_avail"),
     }
@@ -200,7 +238,8 @@ def problems(cmap: Map, placement: Placement, told: Mapping[str, Any]) -> list[P
     """See :class:`saltworks.parts.Part`."""
     if placement.database:
         return []
-    if not _is_there(cmap, placement):
+    sqlite = _is_sqlite(cmap)
+    if not sqlite and not _is_there(cmap, placement):
         host = dsn_host(cmap["synapse"]["database"])
         what = f"PostgreSQL is found on {host}, not on the legacy machine itself"
         return [
@@ -211,14 +250,32 @@ def problems(cmap: Map, placement: Placement, told: Mapping[str, Any]) -> list[P
             )
         ]
     legacy, machine = cmap["legacy"]["minion"], _machine(cmap)
-    keys = {"found": legacy, "machine": machine, "locales": machine}
+    keys = {"found": placement.synapse if sqlite else legacy, "machine": machine}
+    keys["locales"] = machine
     failed = {key: row["error"] for key, row in told.items() if "error" in row}
     if failed or set(keys) - set(told):
         # A machine that does not answer at all is said elsewhere.
         look = "see pg_lsclusters and the salt-minion's log there"
         return [Problem(keys[key], str(error), look) for key, error in failed.items()]
-    found = told["found"]
-    return _of_found(cmap, found) + _of_machine(cmap, found, told["machine"], told["locales"])
+    found, facts = told["found"], told["machine"]
+    if sqlite:
+        wrong = _of_sqlite(keys["found"], found)
+        # Rows and indexes take more room there than in SQLite's file.
+        return wrong + _of_machine(machine, facts, room_for(2 * int(found["bytes"])), [])
+    used = {row[kind] for row in found["databases"].values() for kind in ("collate", "ctype")}
+    known = {_plain(name) for name in told["locales"]} | {"c", "posix"}
+    missing = sorted(name for name in used if _plain(name) not in known)
+    return _of_found(cmap, found) + _of_machine(
+        machine, facts, room_for(int(found["bytes"])), missing
+    )
+
+
+def _of_sqlite(machine: str, found: Mapping[str, Any]) -> list[Problem]:
+    pending = (found["schema"] or {}).get("pending", [])
+    if not pending:
+        return []
+    what = f"background updates still run: {', '.join(pending[:5])}"
+    return [Problem(f"{machine}: Synapse's database", what, "wait for their end, then again")]
 
 
 def _of_found(cmap: Map, found: Mapping[str, Any]) -> list[Problem]:
@@ -285,15 +342,14 @@ def _of_found(cmap: Map, found: Mapping[str, Any]) -> list[Problem]:
 
 
 def _of_machine(
-    cmap: Map, found: Mapping[str, Any], facts: Mapping[str, Any], locales: list[str]
+    machine: str, facts: Mapping[str, Any], needed: int, missing: list[str]
 ) -> list[Problem]:
-    """What speaks against the new machine."""
-    machine = _machine(cmap)
-    known = {_plain(name) for name in locales} | {"c", "posix"}
-    used = {row[kind] for row in found["databases"].values() for kind in ("collate", "ctype")}
-    missing = sorted(name for name in used if _plain(name) not in known)
+    """What speaks against the new machine.
+
+    :param needed: bytes.
+    :param missing: locales.
+    """
     room = facts["free"][DATA_DIR]["bytes"] + facts["trees"][f"{DATA_DIR}/{CLUSTER}"]["bytes"]
-    needed = room_for(found["bytes"])
     strangers = [
         f"{row['program']} ({row['unit'] or 'no unit'})"
         for row in facts["listeners"]
@@ -342,7 +398,10 @@ def proofs(cmap: Map, placement: Placement) -> Mapping[str, Ask]:
             {"cluster": CLUSTER, "database": cmap["synapse"]["database"]["name"]},
         ),
     }
-    if NAME not in placement.given_up:
+    if _is_sqlite(cmap):
+        at = clustermap.the_machine(cmap, "synapse") or ""
+        rows["ported"] = Ask(at, "synapse_port.recorded")
+    elif NAME not in placement.given_up:
         legacy, found = cmap["legacy"]["minion"], {"cluster": _found(cmap)}
         rows["old"] = Ask(legacy, "pgstandby.status", found)
         rows["old content"] = Ask(legacy, "pgcontent.measured", found)
@@ -372,7 +431,9 @@ def checks(cmap: Map, placement: Placement, told: Mapping[str, Any]) -> list[Che
             f"{len(ours) - len(bare)} of them by TLS",
         )
     ]
-    if NAME not in placement.given_up:
+    if _is_sqlite(cmap):
+        made.append(_ported(told["ported"]))
+    elif NAME not in placement.given_up:
         made += [_old(cmap, told["old"]), _content(told["old content"], told["new content"])]
     return made
 
@@ -401,6 +462,18 @@ def _content(old: Mapping[str, Any], new: Mapping[str, Any]) -> Check:
     rows = sum(int(count) for count, _ in old["tables"].values())
     equal = f"{len(names)} tables with {rows} rows are equal, by checksum, as of the switch"
     return Check("content", not wrong, f"differs in {', '.join(wrong)}" if wrong else equal)
+
+
+def _ported(row: Mapping[str, Any]) -> Check:
+    if "error" in row or not row:
+        return Check("content", False, str(row.get("error", "there is no record of a pass")))
+    words = f"{row['tables']} tables with {row['rows']} rows are equal, by checksum"
+    left_out = f"; {row['dropped']} with a NUL were left out" if row["dropped"] else ""
+    return Check("content", not row["different"], words + left_out)
+
+
+def _is_sqlite(cmap: Map) -> bool:
+    return bool(cmap["synapse"]["database"]["engine"] == "sqlite3")
 
 
 def _is_there(cmap: Map, placement: Placement) -> bool:
