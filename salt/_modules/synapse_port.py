@@ -247,8 +247,10 @@ def _said(text: str) -> dict[str, Any]:
 
 
 def _tail(log: str) -> str:
+    """The end of what went wrong; what the program says of its progress comes after that."""
     with open(log, encoding="utf-8", errors="replace") as file:
-        return file.read()[-1500:].strip()
+        _, trace, text = file.read().rpartition("Traceback (most recent call last)")
+    return (trace + text)[:1500].strip() if trace else text[-1500:].strip()
 
 
 def _close(sqlite: str) -> None:

@@ -25,7 +25,7 @@ def admitted(name: str, roles_pillar: str, lines: Sequence[str], cluster: Any) -
     :param lines: of pg_hba.conf.
     :param cluster: see ``pgcluster.locate``.
     """
-    roles = __salt__["pillar.get"](roles_pillar)
+    roles = __salt__["pillar.get"](roles_pillar, None, unmask=True)
     what = "missing" if __opts__["test"] else "admit"
     return _done(name, lambda: __salt__[f"pgadmit.{what}"](cluster, roles, lines), "admitted")
 
@@ -84,7 +84,7 @@ def provided(name: str, owner: str, password_pillar: str, cluster: Any) -> dict[
     :param password_pillar: key of the pillar with its password.
     :param cluster: see ``pgcluster.locate``.
     """
-    password = __salt__["pillar.get"](password_pillar)
+    password = __salt__["pillar.get"](password_pillar, None, unmask=True)
     if __opts__["test"]:
         return _ret(name, None, f"the database {name} would be there, if it is not")
     return _done(

@@ -143,7 +143,8 @@ def _compared(target: Any, sqlite: str, porter: Any) -> tuple[dict[str, int], li
     counts, wrong, dropped = {}, [], 0
     for table in sorted(common - left_out):
         names = [row[1] for row in source.execute(f'PRAGMA table_info("{table}")')]
-        columns = ", ".join(f'"{name}"' for name in names)
+        # SQLite minds no case, PostgreSQL has all of them small.
+        columns = ", ".join(f'"{name.lower()}"' for name in names)
         truths = {names.index(name) for name in porter.BOOLEAN_COLUMNS.get(table, ())}
         query = f'SELECT {columns} FROM "{table}"'
         here = _Sum(truths)

@@ -21,6 +21,11 @@ def must_not(*args: Any, **kwargs: Any) -> Any:
     raise AssertionError("nothing may be done here")
 
 
+def must_be_unmasked(key: str, default: Any, unmask: bool = False) -> Any:
+    assert unmask, "Salt would hand out stars in place of passwords"
+    return {}
+
+
 def state(test: bool = False, **salt: Any) -> Any:
     functions = {name.replace("__", "."): value for name, value in salt.items()}
     return load("_states", "pgstandby", test=test, salt=functions)
@@ -85,7 +90,7 @@ def test_a_follower_is_measured_before_it_follows() -> None:
 def test_what_is_changed_is_named_and_nothing_is_no_change(test: bool) -> None:
     for answer, result in (([], True), (["role us"], None if test else True)):
         salt = {
-            "pillar__get": lambda k: {},
+            "pillar__get": must_be_unmasked,
             "pgadmit__missing": lambda c, r, rows, a=answer: a,
             "pgadmit__admit": lambda c, r, rows, a=answer: must_not() if test else a,
             "pgadmit__withdraw": lambda c, n, t, a=answer: a,
@@ -110,3 +115,12 @@ def test_without_another_cluster_there_is_nothing_to_do() -> None:
             module.following("follower", {}, "synapse", "15/main"),
         ):
             assert (done["result"], done["changes"]) == (result, {})
+
+
+def test_an_empty_database_is_announced_and_made() -> None:
+    salt: dict[str, Any] = {"pillar__get": must_be_unmasked}
+    plan = state(True, **salt).provided("synapse", "us", "postgres:provides:password", "15/main")
+    assert (plan["result"], plan["changes"]) == (None, {})
+    salt["pgstandby__provide"] = lambda c, d, o, p: ["database synapse"]
+    done = state(**salt).provided("synapse", "us", "postgres:provides:password", "15/main")
+    assert list(done["changes"]) == ["database synapse"]
