@@ -128,17 +128,6 @@ def recorded() -> dict[str, Any]:
     return value
 
 
-def no_return(part: str) -> None:
-    """Refuses to go back to SQLite: what people have written since is in PostgreSQL only.
-
-    :raises CommandExecutionError: always.
-    """
-    raise CommandExecutionError(
-        f"{part}: people have written to PostgreSQL since, and there is no way from there to "
-        "SQLite: going back would lose it. Mend what is wrong, and go on"
-    )
-
-
 def _runner(config: str, release: str, sqlite: str, user: str) -> Any:
     def run(action: str) -> str:
         answer = __salt__["pgcluster.run"](

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from saltworks import bank, milestone
+from saltworks import bank, milestone, parts
 from saltworks.errors import Refused
 from saltworks.loaders import refusing
 from saltworks.tree import Tree
@@ -75,7 +75,11 @@ def check_return(name: str) -> str:
 
     :param name: the milestone, such as ``m1``.
     """
-    wrong = milestone.return_problems(bank.read(_store(), _RECORD), name)
+    house = Tree.of(__opts__)  # type: ignore[name-defined]
+    wrong = milestone.return_problems(bank.read(house.store, _RECORD), name)
+    cmap = house.map()
+    if cmap is not None:
+        wrong += parts.return_problems(name, cmap, house.placement(cmap))
     if wrong:
         raise Refused(f"{name.capitalize()}'s rollback", wrong)
     return f"{name.capitalize()} may be taken back"

@@ -10,7 +10,7 @@ import pytest
 from saltworks import parts, plan, slices
 from saltworks.parts import database
 
-from tests.render.stages import AFTER_M2, M3_PLACEMENTS, MAP
+from tests.render.stages import AFTER_M2, M3_PLACEMENTS, MAP, SQLITE
 
 FOUND: dict[str, Any] = {
     "version": 150014,
@@ -249,3 +249,61 @@ def test_synapse_checks_whom_it_talks_to() -> None:
     assert upcoming["config"]["database"]["args"]["host"] == "198.18.0.10"
     back = slice_of("synapse", "back upcoming")["synapse"]["upcoming"]["database"]["args"]
     assert (back["host"], back["port"]) == ("198.18.0.10", 15432)
+
+
+ON_SQLITE: dict[str, Any] = {**MAP, "synapse": {**MAP["synapse"], "database": SQLITE}}
+FILE_FACTS: dict[str, Any] = {"bytes": 100 << 20, "schema": {"version": 94, "pending": []}}
+
+
+def test_from_sqlite_it_is_one_pass_and_no_way_leads_back() -> None:
+    there = database.steps(ON_SQLITE, placement("database upcoming"))
+    calls = [(row.machine, row.function) for row in (*there.before, *there.act, *there.undo)]
+    assert calls == [
+        ("synapse", "synapse_port.prepare"),
+        ("synapse", "synapse_port.port"),
+        ("synapse", "synapse_port.reopen"),
+    ]
+    assert parts.return_problems("m3.database", ON_SQLITE, placement("database upcoming")) == []
+    moved = placement("database moved")
+    (found,) = parts.return_problems("m3.database", ON_SQLITE, moved)
+    assert "no way leads to SQLite" in found.what
+    assert parts.return_problems("m3.database", MAP, moved) == []
+    assert parts.return_problems("m3.media", ON_SQLITE, moved) == []
+    assert database.steps(ON_SQLITE, moved).act == ()
+
+
+def test_what_speaks_against_the_pass_from_sqlite() -> None:
+    told: dict[str, Any] = {"found": FILE_FACTS, "machine": MACHINE, "locales": []}
+    assert database.questions(ON_SQLITE, placement("after M2"))["found"].machine == "synapse"
+    assert database.problems(ON_SQLITE, placement("after M2"), told) == []
+    told["found"] = {"bytes": 5 << 30, "schema": {"pending": ["one", "two"]}}
+    found = [str(row) for row in database.problems(ON_SQLITE, placement("after M2"), told)]
+    assert len(found) == 2
+    assert "background updates still run: one, two" in found[0]
+    assert "13312 MiB needed" in found[1]
+
+
+def test_the_verdict_of_the_pass() -> None:
+    moved = placement("database moved")
+    assert set(database.proofs(ON_SQLITE, moved)) == {"new", "sessions", "ported"}
+    row = {"tables": 158, "rows": 6883, "dropped": 0, "different": []}
+    for ported, good in ((row, True), ({}, False), ({"error": "gone"}, False)):
+        made = database.checks(ON_SQLITE, moved, {**VERDICT, "ported": ported})
+        assert [check.ok for check in made] == [True, good]
+    said = database.checks(ON_SQLITE, moved, {**VERDICT, "ported": {**row, "dropped": 2}})[1]
+    assert "2 with a NUL were left out" in said.detail
+
+
+def test_from_sqlite_the_new_cluster_has_a_database_of_its_own() -> None:
+    def of(machine: str, stage: str) -> dict[str, Any]:
+        return slices.slice_for(ON_SQLITE, placement(stage), machine, lambda name: f"<{name}>")
+
+    row = of("database", "database upcoming")["postgres"]
+    assert row["provides"] == {"owner": "synapse_user", "password": "<database_password>"}
+    assert (row["upstream"], row["slots"]) == ({}, [])
+    assert [admitted["user"] for admitted in row["admits"]] == ["synapse_user"]
+    assert of("database", "database moved")["postgres"]["provides"] == {}
+    for stage in STATES:
+        assert "postgres" not in of("legacy", stage)
+    args = of("synapse", "database moved")["synapse"]["config"]["database"]["args"]
+    assert (args["database"], args["user"], args["host"]) == ("synapse", "synapse_user", "database")

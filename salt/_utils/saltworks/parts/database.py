@@ -200,7 +200,8 @@ def steps(cmap: Map, placement: Placement) -> Steps:
 def _port_steps(cmap: Map, placement: Placement) -> Steps:
     at = clustermap.the_machine(cmap, "synapse") or ""
     if placement.database:
-        return Steps(before=(Ask(at, "synapse_port.no_return", {"part": NAME}),))
+        # Nothing leads back (no_return), and the file cannot be opened by Synapse.
+        return Steps()
     words = {
         "config": f"{CONFIG_DIR}/upcoming.yaml",
         "release": f"{RELEASES_DIR}/{cmap['releases']['synapse']}",
@@ -212,6 +213,14 @@ def _port_steps(cmap: Map, placement: Placement) -> Steps:
         act=(Ask(at, "synapse_port.port", words),),
         undo=(Ask(at, "synapse_port.reopen", {"sqlite": SQLITE_PATH, "user": USER}),),
     )
+
+
+def no_return(cmap: Map, placement: Placement) -> list[Problem]:
+    """Why the database cannot go back, though it is not finalized."""
+    if not _is_sqlite(cmap) or not placement.database:
+        return []
+    what = "people have written to PostgreSQL since, and from there no way leads to SQLite"
+    return [Problem(NAME, what, "mend what is wrong, and go on")]
 
 
 def questions(cmap: Map, placement: Placement) -> Mapping[str, Ask]:
@@ -395,7 +404,7 @@ def proofs(cmap: Map, placement: Placement) -> Mapping[str, Ask]:
         "sessions": Ask(
             placement.database,
             "pgadmit.sessions",
-            {"cluster": CLUSTER, "database": cmap["synapse"]["database"]["name"]},
+            {"cluster": CLUSTER, "database": _database(cmap)[0]},
         ),
     }
     if _is_sqlite(cmap):
