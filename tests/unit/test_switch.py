@@ -66,7 +66,7 @@ def test_what_a_step_answers_is_handed_on_and_not_told_twice() -> None:
     machines = Machines()
     done = conduct(machines)
     assert machines.calls == THERE
-    assert machines.given["part.fence"] == {"database": "synapse"}
+    assert machines.given["part.fence"] == {"database": "synapse", "timeout": 5}
     assert machines.given["part.promote"]["fenced"]["by"] == "old part.fence"
     assert set(done["steps"]) == {"part.promote"}
 

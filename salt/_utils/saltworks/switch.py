@@ -17,6 +17,11 @@ from .minions import MachineError
 from .parts.model import Ask, Steps
 
 
+#: After how long without an answer a machine is asked whether it still works on a step: one
+#: that has died is to be noticed while people still wait.
+STEP_SECONDS = 5
+
+
 @dataclass(frozen=True)
 class Switch:
     """A part's move, with what it takes.
@@ -145,4 +150,6 @@ def _started(machines: Caller, move: Switch) -> Any:
 
 def _call(machines: Caller, step: Ask, answers: Mapping[str, Any]) -> Any:
     given = {key: answers[function] for key, function in step.given.items()}
-    return machines.call(step.machine, step.function, **step.kwargs, **given)
+    return machines.call(
+        step.machine, step.function, timeout=STEP_SECONDS, **step.kwargs, **given
+    )
