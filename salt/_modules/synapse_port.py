@@ -13,7 +13,6 @@ import contextlib
 import json
 import os
 import signal
-import stat
 import subprocess
 from collections.abc import Mapping
 from typing import Any
@@ -110,8 +109,7 @@ def reopen(sqlite: str, user: str) -> bool:
     """
     _call_off()
     entry = __salt__["pgcluster.account"](user)
-    os.chown(sqlite, entry.pw_uid, entry.pw_gid)
-    os.chmod(sqlite, 0o600)
+    _own(sqlite, entry.pw_uid, entry.pw_gid, 0o600)
     return True
 
 
@@ -244,8 +242,13 @@ def _tail(log: str) -> str:
 
 def _close(sqlite: str) -> None:
     """Nobody but root writes to what Synapse has left."""
-    os.chown(sqlite, 0, 0)
-    os.chmod(sqlite, stat.S_IRUSR)
+    _own(sqlite, 0, 0, 0o400)
+
+
+def _own(path: str, user: int, group: int, mode: int) -> None:
+    if os.geteuid() == 0:
+        os.chown(path, user, group)
+    os.chmod(path, mode)
 
 
 def _sqlite(path: str) -> Mapping[str, Any]:

@@ -21,7 +21,6 @@ import sys
 import time
 from typing import Any
 
-import psycopg2
 import yaml
 
 OURS = "saltworks_port"
@@ -57,6 +56,8 @@ def main(action: str, config: str, sqlite: str) -> int:
 
 
 def _connected(args: dict[str, Any]) -> Any:
+    import psycopg2
+
     known = {k: v for k, v in args.items() if not k.startswith("cp_")}
     known["dbname"] = known.pop("database", None) or known.get("dbname")
     return psycopg2.connect(**known, connect_timeout=10)

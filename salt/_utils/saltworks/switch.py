@@ -16,7 +16,6 @@ from .handover import ANNOUNCE_SECONDS, Caller, Returned, Stranded
 from .minions import MachineError
 from .parts.model import Ask, Steps
 
-
 #: After how long without an answer a machine is asked whether it still works on a step: one
 #: that has died is to be noticed while people still wait.
 STEP_SECONDS = 5
