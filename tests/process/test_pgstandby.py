@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -59,9 +60,16 @@ class Pair:
 
 @pytest.fixture
 def pair(salt: Json) -> Iterator[Pair]:
+    with paired(salt) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def paired(salt: Json, where: str | None = None) -> Iterator[Pair]:
+    """Both clusters, the old one ready to be copied; ``where``: see ``postgres.cluster``."""
     with (
-        postgres.cluster(OLD_PORT, config=QUICK) as old,
-        postgres.cluster(NEW_PORT, config=QUICK, made=False) as new,
+        postgres.cluster(OLD_PORT, where, config=QUICK) as old,
+        postgres.cluster(NEW_PORT, where, config=QUICK, made=False) as new,
     ):
         both = Pair(old, new, salt)
         Path(both.passfile).write_text(f"*:*:*:{ROLE}:{SECRET}\n")
