@@ -25,7 +25,7 @@ NAME = "m3.database"
 ORCH = f"orch.{NAME}"
 WORST_WAIT = 6.0
 #: A machine that is gone is waited for, then everybody is taken back.
-WITH_A_DEAD_MACHINE = 90.0
+WITH_A_DEAD_MACHINE = 50.0
 #: What throttles the copy, so that there is time to cut it; `{}` is a limit.
 LINK = "add table inet lab; add chain inet lab in {{ type filter hook input priority -20; }}; "
 LINK += "add rule inet lab in ip saddr 198.18.0.10 tcp sport 15432 {} drop"
