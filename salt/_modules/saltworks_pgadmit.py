@@ -90,20 +90,30 @@ def admit(
     """
     at = __salt__["pgcluster.locate"](cluster)
     changed = missing(at, roles, lines)
-    for name in _wrong_roles(at, roles):
-        quoted = '"' + name.replace('"', '""') + '"'
-        made = f"DO $$ BEGIN CREATE ROLE {quoted}; EXCEPTION WHEN duplicate_object THEN END $$;\n"
-        row = roles[name]
-        _sql(
-            at,
-            (made if row.get("replication") or row.get("made") else "")
-            + f"ALTER ROLE {quoted} LOGIN {'REPLICATION' if row.get('replication') else ''} "
-            f"PASSWORD '{verifier(row['password'])}';",
-        )
+    give(at, roles)
     path = _hba(at)
     if path in changed:
         _put_hba(at, path, lines)
     return changed
+
+
+def give(cluster: Cluster, roles: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Roles have their passwords; see :func:`admit`.
+
+    :returns: the names of those that had to be changed.
+    """
+    at = __salt__["pgcluster.locate"](cluster)
+    wrong = _wrong_roles(at, roles)
+    for name in wrong:
+        quoted = '"' + name.replace('"', '""') + '"'
+        row, may = roles[name], "REPLICATION" if roles[name].get("replication") else ""
+        made = f"DO $$ BEGIN CREATE ROLE {quoted}; EXCEPTION WHEN duplicate_object THEN END $$;\n"
+        _sql(
+            at,
+            (made if row.get("replication") or row.get("made") else "")
+            + f"ALTER ROLE {quoted} LOGIN {may} PASSWORD '{verifier(row['password'])}';",
+        )
+    return wrong
 
 
 def withdraw(cluster: Cluster, role: str, test: bool = False) -> list[str]:

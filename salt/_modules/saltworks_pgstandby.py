@@ -181,7 +181,7 @@ def provide(cluster: Cluster, database: str, owner: str, password: str) -> list[
         _stop(at, "fast", 60)
         _start(at, 60)
     role = {owner: {"password": password, "made": True}}
-    changed = __salt__["pgadmit.admit"](at, role, [])
+    changed = [f"role {name}" for name in __salt__["pgadmit.give"](at, role)]
     if new and not _sql(at, found)[0]:
         _sql(
             at,

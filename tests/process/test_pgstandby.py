@@ -297,3 +297,19 @@ def test_what_a_copy_has_to_know(pair: Pair) -> None:
     assert found["databases"]["synapse"] == {"encoding": "UTF8", "collate": "C", "ctype": "C"}
     assert set(found["databases"]) == {"postgres", "synapse"}
     assert (found["recovery"], found["ssl"], found["wal_level"]) == (False, False, "replica")
+
+
+def test_an_empty_database_is_provided_once(pair: Pair) -> None:
+    words = ("chat", "chat_user", postgres.PASSWORD)
+    made = pair.call("pgstandby.provide", pair.old, *words)
+    assert made == ["role chat_user", "database chat"]
+    assert pair.call("pgstandby.provide", pair.old, *words) == []
+    found = pair.call("pgadmit.survey", pair.old)["databases"]["chat"]
+    assert found == {"encoding": "UTF8", "collate": "C", "ctype": "C"}
+    params = {
+        "host": "127.0.0.1", "port": OLD_PORT, "user": "chat_user", "dbname": "chat",
+        "password": postgres.PASSWORD,
+    }  # fmt: skip
+    there = {"bindir": pair.old["bindir"], "os_user": None, "params": params}
+    owner = "DROP SCHEMA public CASCADE; CREATE SCHEMA public; SELECT to_json(1);"
+    assert pair.call("pgcluster.sql", there, owner) == [1]
