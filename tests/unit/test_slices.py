@@ -42,12 +42,14 @@ STATES: dict[str, dict[str, list[str]]] = {
         "synapse": ["base", "firewall", "synapse.prepared", "transfer"],
     },
     "after M2": {
-        "legacy": ["base", "relay", "nginx", "synapse.absent", "transfer"],
+        "legacy": ["base", "relay", "nginx", "synapse.absent", "transfer", "postgres.source"],
         "proxy": ["base", "nginx"],
         "synapse": ["base", "firewall", "synapse", "transfer"],
     },
     "retired": {
-        "legacy": ["base", "relay", "nginx.absent", "synapse.absent", "transfer.absent"],
+        "legacy": [
+            "base", "relay", "nginx.absent", "synapse.absent", "transfer.absent", "postgres.source",
+        ],
         "proxy": ["base", "nginx"],
         "synapse": ["base", "firewall", "synapse", "transfer.absent"],
     },

@@ -137,7 +137,7 @@ def relays(cmap: Map, placement: Placement) -> dict[str, dict[str, Any]]:
     if synapse:
         allow = clustermap.address(cmap, synapse)
         database = cmap["synapse"]["database"]
-        if database["engine"] == "psycopg2":
+        if database["engine"] == "psycopg2" and "database" not in placement.given_up:
             rows["postgresql"] = relay(here, dsn_host(database), dsn_port(database), allow)
         directories = {found.path for found in modules.directories(cmap)}
         for row in cmap["synapse"].get("loopback", []):

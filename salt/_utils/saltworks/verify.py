@@ -64,6 +64,9 @@ NEXT_STEPS = {
     "media down": "check the owner and the content of the media store",
     "thumbnail": "check the owner of the media store, then journalctl -u synapse",
     "old data": "compare the database and the media with the backup before anything else",
+    "new database": "see PostgreSQL's log on its machine, and pgstandby.status there",
+    "old database": "see PostgreSQL's log there; without it there is no way back",
+    "content": "go back by orch.m3.database.rollback, keep both machines as they are, and ask",
     "goodbye": "deactivate the users saltworks-verify-* by the admin API",
 }
 

@@ -97,6 +97,11 @@ def of_milestone(name: str) -> Part | None:
     return PARTS.get(name.partition(".")[2])
 
 
+def return_problems(name: str, cmap: Map, placement: Placement) -> list[Problem]:
+    """Why a milestone's part cannot go back whatever the record says."""
+    return database.no_return(cmap, placement) if of_milestone(name) is PARTS["database"] else []
+
+
 def with_relays(cmap: Map, placement: Placement) -> dict[str, dict[str, Any]]:
     """All relays of the legacy machine: the plan's, and those of parts on their way."""
     rows = relays(cmap, placement)
