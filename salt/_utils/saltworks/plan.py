@@ -35,6 +35,10 @@ USER = "synapse"
 RELEASES_DIR = "/opt/synapse/releases"
 ARTIFACTS_DIR = "/srv/saltworks-artifacts/releases"
 
+#: Modules that Synapse loads beside its release; its unit names the folder from the first day,
+#: so that what is put there needs no other unit.
+PLUGINS_DIR = "/opt/saltworks/plugins"
+
 #: What M3 moves away from where it was found; each has a module in ``saltworks.parts``.
 MOVED_PARTS = ("database", "media", "auth")
 

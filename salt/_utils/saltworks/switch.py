@@ -69,6 +69,7 @@ def conduct(
         return {"changed": False}
     taken: dict[str, Any] = {"changed": True}
     if not arrived and door["state"] != "closed":
+        taken["before"] = {step.function: _call(machines, step) for step in move.steps.before}
         machines.call(move.front, "door.announce", ANNOUNCE_SECONDS)
     begun = clock()
     if arrived:

@@ -62,6 +62,7 @@ NEXT_STEPS = {
     "media up": "check client_max_body_size and the owner of the media store",
     "media down": "check the owner and the content of the media store",
     "thumbnail": "check the owner of the media store, then journalctl -u synapse",
+    "media store": "see journalctl -u saltworks-storage on its machine, then run this again",
     "old data": "compare the database and the media with the backup before anything else",
     "goodbye": "deactivate the users saltworks-verify-* by the admin API",
 }
