@@ -53,11 +53,11 @@ IMPATIENCE = {"connect": 3, "answer": 10, "attempts": 1}
 #: How long another run may keep the manifest, in seconds.
 LOCK_SECONDS = 30
 
-#: S3 has no word for the commonest reason, a full disk.
-SEE = (
-    "is its disk full? See df and journalctl -u saltworks-storage on the storage machine, then run "
-    "this again, it goes on"
-)
+#: S3 has no word for the commonest reason.
+FULL = " (is its disk full? See df there)"
+
+#: Files from this size on are sent in parts of it.
+PART = 16 << 20
 
 #: How many names an answer lists.
 NAMES = 20
@@ -289,15 +289,12 @@ class Store:
 
     def __init__(self, settings: Mapping[str, Any], patience: Mapping[str, int]) -> None:
         import boto3
-        from boto3.s3.transfer import TransferConfig
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError, ClientError
 
         self.settings = settings
         self._errors = (BotoCoreError, ClientError)
         self._refused = ClientError
-        # Parts are not sent at once: files are.
-        self._transfer = TransferConfig(use_threads=False, multipart_threshold=64 << 20)
         self._client = boto3.client(
             "s3",
             endpoint_url=settings["endpoint"],
@@ -316,15 +313,35 @@ class Store:
             ),
         )
 
-    def put(self, path: str, file: BinaryIO) -> None:
+    def put(self, path: str, file: BinaryIO) -> str:
         """Store a file.
 
+        :returns: SHA-256 of what was sent.
         :raises Failed: the store does not take it.
         """
-        # boto3 closes what it is given.
-        with os.fdopen(os.dup(file.fileno()), "rb") as own, self._saying("does not take", path):
-            own.seek(0)
-            self._client.upload_fileobj(own, self.settings["bucket"], path, Config=self._transfer)
+        target = {"Bucket": self.settings["bucket"], "Key": path}
+        # From memory: a file that shrinks while it is sent would leave the store waiting.
+        part = file.read(PART)
+        total = hashlib.sha256(part)
+        with self._saying("does not take", path, FULL):
+            if len(part) < PART:
+                self._client.put_object(Body=part, **target)
+                return total.hexdigest()
+            target["UploadId"] = self._client.create_multipart_upload(**target)["UploadId"]
+            sent: list[dict[str, Any]] = []
+            try:
+                while part:
+                    number = len(sent) + 1
+                    answer = self._client.upload_part(Body=part, PartNumber=number, **target)
+                    sent.append({"PartNumber": number, "ETag": answer["ETag"]})
+                    part = file.read(PART)
+                    total.update(part)
+                self._client.complete_multipart_upload(MultipartUpload={"Parts": sent}, **target)
+            except BaseException:
+                with contextlib.suppress(*self._errors):
+                    self._client.abort_multipart_upload(**target)
+                raise
+        return total.hexdigest()
 
     def read(self, path: str, into: BinaryIO | None = None) -> Stored | None:
         """Read an object to its end; None when there is none.
@@ -362,14 +379,13 @@ class Store:
             raise
 
     @contextlib.contextmanager
-    def _saying(self, what: str, path: str) -> Iterator[None]:
-        from boto3.exceptions import Boto3Error
-
+    def _saying(self, what: str, path: str, hint: str = "") -> Iterator[None]:
         try:
             yield
-        except (*self._errors, Boto3Error) as error:
+        except self._errors as error:
             raise Failed(
-                f"the store {self.settings['endpoint']} {what} {path}: {error} ({SEE})"
+                f"the store {self.settings['endpoint']} {what} {path}: {error}{hint}; see "
+                "journalctl -u saltworks-storage there, then run this again, it goes on"
             ) from error
 
 
@@ -542,16 +558,15 @@ class Media:
         return entry
 
     def _hashed(self, path: str) -> Entry | None:
-        return self._steady(path, lambda file: None)
+        return self._steady(path, digest)
 
-    def _steady(self, path: str, use: Callable[[BinaryIO], None]) -> Entry | None:
-        """Hash a file and use it; again if it changed meanwhile. None: gone, or not readable."""
+    def _steady(self, path: str, use: Callable[[BinaryIO], str]) -> Entry | None:
+        """Use a file, which gives its hash; again if it changed. None: gone, or not readable."""
         for _ in range(TRIES):
             try:
                 with open(self.root / path, "rb", opener=_unnoticed) as file:
                     before = described(os.fstat(file.fileno()))
-                    entry = Entry(before.size, before.mtime, digest(file))
-                    use(file)
+                    entry = Entry(before.size, before.mtime, use(file))
                     after = described(os.stat(self.root / path))
             except FileNotFoundError:
                 self.vanished += 1
