@@ -131,6 +131,8 @@ def after_m2(name: str, database: legacy.Database, machines: Sequence[str] = ())
         found = m0.m0(lab, database)
         _copy(kept, lab.settings.root)
         stage = Stage(lab, found.seed, found.layer)
+        for machine in (MASTER, *AFTER_M2):
+            lab.machine(machine).mount()
         lab.network_up()
         lab.dns_point(milestones.PUBLIC_NAME, lab.settings.addresses["proxy"])
         lab.dns_point("www.lale.test", stage.legacy.address)
