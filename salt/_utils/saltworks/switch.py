@@ -69,7 +69,8 @@ def conduct(
         return {"changed": False}
     taken: dict[str, Any] = {"changed": True}
     if not arrived and door["state"] != "closed":
-        taken["before"] = {step.function: _call(machines, step) for step in move.steps.before}
+        for step in move.steps.before:
+            _call(machines, step)
         machines.call(move.front, "door.announce", ANNOUNCE_SECONDS)
     begun = clock()
     if arrived:

@@ -25,7 +25,8 @@ class Ask:
 class Steps:
     """What is done while Synapse stands still; each step does nothing when it is done.
 
-    :param before: in this order, while Synapse still serves; may take long.
+    :param before: in this order, right before the door closes; a failure ends it all, and
+        nobody has waited.
     :param act: in this order, after Synapse has stopped and before its new configuration.
     :param undo: the way back, in this order, before its old configuration returns. An
         ``undo`` that fails leaves the door shut: list only what must be certain before
