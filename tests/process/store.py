@@ -104,9 +104,9 @@ class Site:
         return answer
 
     def manifest(self) -> dict[str, Json]:
-        """What the manifest says, by path."""
+        """What the manifest says, by path; of two lines the last counts."""
         lines = (self.top / "state" / "manifest.jsonl").read_text().splitlines()
-        return {row["path"]: row for row in map(json.loads, lines)}
+        return {row["path"]: row for row in map(json.loads, filter(None, lines))}
 
 
 @contextlib.contextmanager

@@ -262,3 +262,4 @@ def test_a_manifest_with_half_a_line_is_read(site: Site) -> None:
     path = site.top / "state" / "manifest.jsonl"
     path.write_text(path.read_text()[:-20])
     assert site.run("copy")["copied"] == 1
+    assert site.run("copy")["copied"] == 0

@@ -214,12 +214,14 @@ def ledger(lines: Iterable[bytes]) -> dict[str, Stored]:
 
 
 class Manifest:
-    """The manifest's file: read whole, added to line by line, and made short at the end."""
+    """The manifest's file: read whole, added to line by line, made short when most is old."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.known: dict[str, Entry] = {}
         self._lock = threading.Lock()
+        self._lines = 0
+        self._cut = False
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[Manifest]:
@@ -232,13 +234,16 @@ class Manifest:
             self._wait(lock.fileno())
             self._read()
             with open(self.path, "a", encoding="utf-8") as self._file:
+                self._file.write("\n" if self._cut else "")
                 yield self
-            self._shorten()
+            if self._lines > 2 * len(self.known):
+                self._shorten()
 
     def put(self, path: str, entry: Entry) -> None:
         """Write down what is known of a file from now on."""
         with self._lock:
             self.known[path] = entry
+            self._lines += 1
             self._file.write(self._line(path, entry))
             self._file.flush()
 
@@ -260,6 +265,8 @@ class Manifest:
             return
         with open(self.path, encoding="utf-8") as lines:
             for line in lines:
+                self._lines += 1
+                self._cut = not line.endswith("\n")
                 # The last line of a run that was killed may be half a line.
                 with contextlib.suppress(ValueError, KeyError, TypeError):
                     row = json.loads(line)
