@@ -263,7 +263,11 @@ def test_the_way_back_after_new_uploads_loses_nothing(stage: Stage) -> None:
     synapse = stage.lab.machine("synapse")
     assert "media_storage_providers" not in synapse.read("/etc/synapse/homeserver.yaml")
     assert not synapse.run("test -e /etc/saltworks/media.json", check=False).ok
-    _stopped(stage)()
+    # The store stands still and has no keys any more, but all of its files.
+    storage = stage.lab.machine("storage")
+    assert not storage.run(f"systemctl is-active {part.SERVICE}", check=False).ok
+    assert not storage.run("test -e /etc/saltworks-storage", check=False).ok
+    assert len(files(stage, "storage", BUCKET)) > 30
     read = stage.lab.settings.reports / "readback-back.json"
     after = milestones.read_back(stage.lab, stage.seed, read, M2)
     assert milestones.unexplained(TOLD.before, after) == []

@@ -119,6 +119,16 @@ def test_the_store_listens_on_its_own_address_to_synapse_alone() -> None:
     assert (found["storage"]["name"], found["storage"]["address"]) == ("storage", "198.18.0.14")
 
 
+def test_the_store_runs_from_the_day_it_is_needed_and_no_longer() -> None:
+    running = [
+        row for row in (AFTER_M2, UPCOMING, MOVED, GOING_BACK)
+        if "storage" in slice_of("storage", row)["saltworks"]["states"]
+    ]
+    assert running == [UPCOMING, MOVED, GOING_BACK]
+    # Before its keys are made nothing asks for them.
+    assert "<" not in json.dumps(slice_of("storage", AFTER_M2))
+
+
 def test_each_secret_is_where_it_is_used_and_nowhere_else() -> None:
     names = ("pki_storage_key", "media_secret_key")
     seen = {

@@ -70,6 +70,8 @@ def configure(config: dict[str, Any], cmap: Map, placement: Placement) -> None:
 
 def machine(cmap: Map, placement: Placement, minion: str, secret: Secrets) -> dict[str, Any]:
     """See :class:`saltworks.parts.Part`."""
+    if minion not in (placement.media, placement.upcoming.get(NAME)):
+        return {"states": ["base", "storage.absent", "firewall.absent"]}
     return {
         # The firewall first: from its first moment the store listens to nobody else.
         "states": ["base", "firewall", "storage"],
