@@ -286,6 +286,17 @@ def restore(name: str, directory: str, cluster: Cluster = None, jobs: int = 2) -
     return value
 
 
+def records(directory: str) -> dict[str, Any]:
+    """What is written down about a backup: ``manifest`` and ``proof``, None without one.
+
+    :param directory: the backup's folder.
+    """
+    return {
+        "manifest": __salt__["pgcluster.read_json"](f"{directory}/manifest.json"),
+        "proof": __salt__["pgcluster.read_json"](f"{directory}/proof.json"),
+    }
+
+
 def status(directory: str, cluster: Cluster = None, slot: str = "saltworks") -> dict[str, Any]:
     """What is in a backup's folder and how its stream stands.
 
@@ -294,8 +305,7 @@ def status(directory: str, cluster: Cluster = None, slot: str = "saltworks") -> 
     folder = f"{directory}/marks"
     names = sorted(n[:-5] for n in os.listdir(folder)) if os.path.isdir(folder) else []
     return {
-        "manifest": __salt__["pgcluster.read_json"](f"{directory}/manifest.json"),
-        "proof": __salt__["pgcluster.read_json"](f"{directory}/proof.json"),
+        **records(directory),
         "marks": names,
         "stream": __salt__["pgreceiver.state"](slot, __salt__["pgcluster.locate"](cluster)),
         "wal_bytes": __salt__["pgcluster.tree_bytes"](f"{directory}/wal"),

@@ -130,6 +130,18 @@ def prove(directory: str, name: str, rehearse: Mapping[str, Any] | None = None) 
     return proof
 
 
+def records(directory: str, name: str) -> dict[str, Any]:
+    """What is written down about a copy: ``manifest`` and ``proof``, None without one.
+
+    :param directory: the backup's folder.
+    :param name: of the copy.
+    """
+    return {
+        "manifest": __salt__["pgcluster.read_json"](f"{directory}/{name}.json"),
+        "proof": __salt__["pgcluster.read_json"](f"{directory}/{name}.proof.json"),
+    }
+
+
 def restore(name: str, directory: str, source: str | None = None) -> dict[str, Any]:
     """Put the copy in the place of the failed file, in one step; Synapse must be stopped.
 

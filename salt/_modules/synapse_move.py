@@ -6,6 +6,7 @@ The order, and the way back, are in ``saltworks.handover``; the front door must 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import filecmp
 import os
 import pwd
@@ -13,7 +14,7 @@ import shutil
 import sqlite3
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from salt.exceptions import CommandExecutionError
@@ -27,6 +28,10 @@ COPY = "homeserver.db"
 
 #: Beside homeserver.yaml: what Synapse will start with next, and what it started with before.
 UPCOMING, PREVIOUS = "upcoming.yaml", "previous.yaml"
+
+#: One step at a time: one whose run has died goes on, and would start Synapse after the way
+#: back stopped it. How long it is waited for, in seconds.
+LOCK, LOCK_SECONDS = "/run/saltworks-move.lock", 90
 
 
 def __virtual__() -> str:
@@ -49,15 +54,16 @@ def leave(
     :raises CommandExecutionError: when requests did not end; nothing was stopped.
     """
     taken: dict[str, float] = {}
-    if __salt__["service.status"](service):
-        taken["drain"] = __salt__["door.drain"](ports, timeout=drain_timeout)["seconds"]
-    begun = time.monotonic()
-    _systemctl("disable", "--now", f"{service}.service")
-    taken["stop"] = round(time.monotonic() - begun, 3)
-    if sqlite:
+    with _alone():
+        if __salt__["service.status"](service):
+            taken["drain"] = __salt__["door.drain"](ports, timeout=drain_timeout)["seconds"]
         begun = time.monotonic()
-        _copy(sqlite["source"], sqlite["directory"])
-        taken["copy"] = round(time.monotonic() - begun, 3)
+        _systemctl("disable", "--now", f"{service}.service")
+        taken["stop"] = round(time.monotonic() - begun, 3)
+        if sqlite:
+            begun = time.monotonic()
+            _copy(sqlite["source"], sqlite["directory"])
+            taken["copy"] = round(time.monotonic() - begun, 3)
     return taken
 
 
@@ -85,17 +91,18 @@ def arrive(
     :raises CommandExecutionError: it cannot be fetched, started, or does not answer.
     """
     taken: dict[str, float] = {}
-    if not __salt__["service.status"](service):
+    with _alone():
+        if not __salt__["service.status"](service):
+            begun = time.monotonic()
+            for row in pulls:
+                __salt__["transfer.pull"](**row)
+            if sqlite:
+                _put_in_place(**sqlite)
+            taken["pull"] = round(time.monotonic() - begun, 3)
         begun = time.monotonic()
-        for row in pulls:
-            __salt__["transfer.pull"](**row)
-        if sqlite:
-            _put_in_place(**sqlite)
-        taken["pull"] = round(time.monotonic() - begun, 3)
-    begun = time.monotonic()
-    _systemctl(*(["enable", "--now"] if enable else ["start"]), f"{service}.service")
-    taken["start"] = round(time.monotonic() - begun, 3)
-    taken["answer"] = __salt__["homeserver.healthy"](url, timeout)["seconds"]
+        _systemctl(*(["enable", "--now"] if enable else ["start"]), f"{service}.service")
+        taken["start"] = round(time.monotonic() - begun, 3)
+        taken["answer"] = __salt__["homeserver.healthy"](url, timeout)["seconds"]
     return taken
 
 
@@ -104,7 +111,8 @@ def stop(service: str) -> bool:
 
     :param service: unit name without suffix.
     """
-    _systemctl("disable", "--now", f"{service}.service")
+    with _alone():
+        _systemctl("disable", "--now", f"{service}.service")
     return True
 
 
@@ -148,6 +156,23 @@ def _copied(source: str, destination: str) -> None:
     status = os.stat(source)
     os.chown(temporary, status.st_uid, status.st_gid)
     os.replace(temporary, destination)
+
+
+@contextlib.contextmanager
+def _alone() -> Iterator[None]:
+    end = time.monotonic() + LOCK_SECONDS
+    with open(LOCK, "w", encoding="ascii") as file:
+        while True:
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            if time.monotonic() > end:
+                raise CommandExecutionError(
+                    f"another step of a move has held {LOCK} for {LOCK_SECONDS} s; see "
+                    "saltutil.running on this machine, and run this again once it has ended"
+                )
+            time.sleep(0.1)
+        yield
 
 
 def _systemctl(*args: str) -> None:

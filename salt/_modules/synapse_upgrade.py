@@ -63,10 +63,12 @@ def way(
     :returns: see ``synapse_db.migration_plan``.
     """
     at = __salt__["synapse_db.connection"](config)
-    sqlite = at["engine"] == "sqlite3"
-    path = f"{directory}/{mark}.proof.json" if sqlite else f"{directory}/proof.json"
-    proof = __salt__["pgcluster.read_json"](path) or {}
-    seconds = (proof.get("rehearsal") or {}).get("seconds")
+    known = (
+        __salt__["sqlitebackup.records"](directory, mark)
+        if at["engine"] == "sqlite3"
+        else __salt__["pgbackup.records"](directory)
+    )
+    seconds = ((known["proof"] or {}).get("rehearsal") or {}).get("seconds")
     events = __salt__["synapse_db.facts"](config)["events"]
     plan: dict[str, Any] = __salt__["synapse_db.migration_plan"](seconds, events, limit, choice)
     return plan

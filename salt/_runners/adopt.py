@@ -14,6 +14,8 @@ from saltworks.loaders import refusing
 from saltworks.minions import Machines
 from saltworks.tree import Tree
 
+__opts__: dict[str, Any]
+
 
 @refusing
 def homeserver(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from typing import Any
 
-from saltworks import bank, clustermap, handover, plan, slices
+from saltworks import bank, clustermap, handover, owners, plan, slices
 from saltworks.errors import Problem, Refused
 from saltworks.loaders import refusing
 from saltworks.minions import MachineError, Machines
@@ -20,6 +20,7 @@ def synapse() -> dict[str, Any]:
     """Move Synapse as the plan says; on a failure it is back where it was.
 
     :returns: the seconds each step took; ``changed`` is False when it has moved already.
+    :raises saltworks.errors.Refused: another process works on a milestone.
     :raises MachineError: it did not move; where it serves, and what to do.
 
     CLI Example:
@@ -29,6 +30,7 @@ def synapse() -> dict[str, Any]:
         salt-run handover.synapse
     """
     house, move = _move()
+    owners.refuse_beside_another(bank.read(house.store, "milestones"), "handover")
     places = {
         "moving": {"synapse": move.old, "moving": True},
         "arrived": {"synapse": move.new, "moving": False},
@@ -51,6 +53,7 @@ def back(gone: bool = False) -> str:
 
     :param gone: the new machine is off and stays off; Synapse on two machines at once
         would damage the database.
+    :raises saltworks.errors.Refused: another process works on a milestone.
 
     CLI Example:
 
@@ -59,6 +62,7 @@ def back(gone: bool = False) -> str:
         salt-run handover.back
     """
     house, move = _move()
+    owners.refuse_beside_another(bank.read(house.store, "milestones"), "handover")
     arrived = _has_arrived(house, move)
     handover.back(Machines(__opts__), move, arrived, gone)  # type: ignore[name-defined]
     _place(house, synapse=move.old, moving=False)

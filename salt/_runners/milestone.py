@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import time
-from pathlib import Path
 from typing import Any
 
-from saltworks import bank, milestone
-from saltworks.errors import Refused
+from saltworks import bank, milestone, owners
+from saltworks.errors import Problem, Refused
 from saltworks.loaders import refusing
 from saltworks.tree import Tree
 
@@ -39,18 +37,26 @@ def begin(name: str) -> str:
     store = _store()
     record = bank.read(store, _RECORD)
     wrong = milestone.order_problems(record, name)
-    wrong += milestone.running_elsewhere(record, _alive(record))
+    wrong += milestone.running_elsewhere(record, owners.alive_elsewhere(record))
     if wrong:
         raise Refused(name.capitalize(), wrong)
-    owner = _this_process()
+    owner = owners.this_process()
     bank.write(store, _RECORD, {**record, name: milestone.begun(record, name, owner, time.time())})
     return f"{name.capitalize()} began"
 
 
 @refusing
 def achieve(name: str) -> str:
-    """Record that a milestone was achieved; called after it was verified."""
-    return _end(name, "achieved", "verified")
+    """Record that a milestone was achieved, with the verdict of ``verify.milestone``.
+
+    :param name: the milestone, such as ``m1``.
+    :raises saltworks.errors.Refused: the run that is recorded was not verified.
+    """
+    row = bank.read(_store(), _RECORD).get(name, {})
+    if "verified" not in row:
+        again = f"run salt-run state.orchestrate orch.{name}"
+        raise Refused(name.capitalize(), [Problem(f"milestone {name}", "was not verified", again)])
+    return _end(name, "achieved", row["verified"])
 
 
 @refusing
@@ -70,12 +76,19 @@ def finalize(name: str) -> str:
 
 
 @refusing
-def check_return(name: str) -> str:
-    """Refuse to take a milestone back that never began, or that people use already.
+def check_return(name: str, claim: bool = False) -> str:
+    """Refuse to take a milestone back that never began, that runs, or that people use already.
 
     :param name: the milestone, such as ``m1``.
+    :param claim: record this process as its owner, so that no run begins meanwhile.
     """
-    wrong = milestone.return_problems(bank.read(_store(), _RECORD), name)
+    store = _store()
+    record = bank.read(store, _RECORD)
+    wrong = milestone.return_problems(record, name)
+    wrong += milestone.running_elsewhere(record, owners.alive_elsewhere(record))
+    if not wrong and claim:
+        row = milestone.claimed(record, name, owners.this_process())
+        bank.write(store, _RECORD, {**record, name: row})
     if wrong:
         raise Refused(f"{name.capitalize()}'s rollback", wrong)
     return f"{name.capitalize()} may be taken back"
@@ -124,31 +137,3 @@ def _end(name: str, state: str, verdict: str) -> str:
     row = milestone.ended(record, name, state, time.time(), verdict)
     bank.write(store, _RECORD, {**record, name: row})
     return f"{name.capitalize()} is {state}"
-
-
-def _boot_id() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-
-
-def _started(pid: int) -> str | None:
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return None
-    return text.rpartition(")")[2].split()[19]
-
-
-def _this_process() -> milestone.Owner:
-    pid = os.getpid()
-    return milestone.Owner(_boot_id(), pid, _started(pid) or "")
-
-
-def _alive(record: dict[str, Any]) -> dict[str, bool]:
-    boot, here = _boot_id(), os.getpid()
-    return {
-        name: owner["boot_id"] == boot
-        and owner["pid"] != here
-        and _started(owner["pid"]) == owner["started"]
-        for name, row in record.items()
-        if (owner := row.get("owner"))
-    }

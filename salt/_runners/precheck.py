@@ -35,9 +35,6 @@ PING_SECONDS, ASK_SECONDS = 10, 45
 #: At once; the questions to one machine are few.
 THREADS = 6
 
-#: Of Synapse's database when homeserver.yaml names no port.
-POSTGRESQL_PORT = 5432
-
 __func_alias__ = {"check": "milestone"}
 
 
@@ -182,7 +179,7 @@ def _found(name: str, facts: precheck_facts.Facts, there: set[str]) -> dict[str,
     assert legacy is not None
     with ThreadPoolExecutor(2) as pool:
         database = pool.submit(_told, legacy, "synapse_db.facts", config)
-        backup = pool.submit(_backup, name, facts, legacy)
+        backup = pool.submit(_backup, facts, legacy)
         told, way_back = database.result(), backup.result()
     if "error" in told:
         return {"database": told, "backup": way_back}
@@ -217,27 +214,29 @@ def _move(name: str, facts: precheck_facts.Facts, there: set[str]) -> dict[str, 
     return answers
 
 
-def _backup(name: str, facts: precheck_facts.Facts, legacy: str) -> dict[str, Any]:
+def _backup(facts: precheck_facts.Facts, legacy: str) -> dict[str, Any]:
     directory = precheck_facts.text(facts.cmap, "backup", "directory")
     engine = precheck_facts.text(facts.cmap, "synapse", "database", "engine")
-    if directory is None or engine is None:
+    port = precheck_facts.get(facts.cmap, "synapse", "database", "port")
+    if directory is None or engine is None or not isinstance(port, int | None):
         return {}
-    # The folder and names that salt/roles/legacy/upgrade uses.
-    kept = f"{directory}/{name}"
-    manifest = f"{name}-live.json" if engine == "sqlite3" else "manifest.json"
-    proven = f"{name}-live.proof.json" if engine == "sqlite3" else "proof.json"
-    record = _told(legacy, "pgcluster.read_json", f"{kept}/{manifest}").get("is") or {}
-    proof = (record and _told(legacy, "pgcluster.read_json", f"{kept}/{proven}").get("is")) or {}
+    way_back = plan.backup(directory, facts.cmap["synapse"]["database"])
+    kept, cluster = way_back["directory"], way_back["cluster"]
+    sqlite = engine == "sqlite3"
+    asked = (
+        ["sqlitebackup.records", kept, way_back["live"]] if sqlite else ["pgbackup.records", kept]
+    )
+    told = _told(legacy, *asked).get("is") or {}
+    record = told.get("manifest") or {}
+    proof = (record and told.get("proof")) or {}
     row: dict[str, Any] = {
         "stands": bool(record),
         "schema": (record.get("schema") or {}).get("version"),
         "rehearsed": (proof.get("rehearsal") or {}).get("seconds"),
     }
-    if engine == "sqlite3":
+    if sqlite:
         return row
     database = precheck_facts.text(facts.cmap, "synapse", "database", "name") or "synapse"
-    port = precheck_facts.get(facts.cmap, "synapse", "database", "port") or POSTGRESQL_PORT
-    cluster = {"port": port}
     if record:
         standing = _told(legacy, "pgbackup.standing", kept, database, cluster)
         if "error" in standing:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from saltworks import bank, clustermap, parts, plan, switch
+from saltworks import bank, clustermap, owners, parts, plan, switch
 from saltworks.errors import Problem, Refused
 from saltworks.handover import Returned
 from saltworks.loaders import refusing
@@ -31,6 +31,7 @@ def to(name: str) -> dict[str, Any]:
         salt-run switch.to database
     """
     house, cmap, part = _known(name)
+    owners.refuse_beside_another(bank.read(house.store, "milestones"), f"moving {name}")
     machine = clustermap.the_machine(cmap, part.ROLE)
     if machine is None:
         wanted = f"add one: <minion id>: {{role: {part.ROLE}, address: <its IP address>}}"
@@ -52,6 +53,7 @@ def back(name: str) -> dict[str, Any]:
         salt-run switch.back database
     """
     house, cmap, part = _known(name)
+    owners.refuse_beside_another(bank.read(house.store, "milestones"), f"moving {name} back")
     if name in house.placement(cmap).given_up:
         gone = "mend what is wrong, and go on"
         problem = Problem(name, "where it came from is retired for good", gone)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from saltworks import bank, clustermap, meeting, parts, plan, verify
+from saltworks import bank, clustermap, meeting, milestone, parts, plan, verify
 from saltworks.errors import Problem, Refused
 from saltworks.loaders import refusing
 from saltworks.matrix import Client, MatrixError
@@ -32,7 +32,8 @@ def check(name: str) -> str | dict[str, Any]:
     """Two users meet through the public name, and the machines serve what they should.
 
     :param name: the milestone, such as ``m1``.
-    :returns: one line a check; with a failed one the run fails.
+    :returns: one line a check; with a failed one the run fails. A good one is kept for the
+        milestone's record.
 
     CLI Example:
 
@@ -54,16 +55,25 @@ def check(name: str) -> str | dict[str, Any]:
     checks = [verify.placed(name, cmap, placement), *_machines(name, cmap, placement)]
     checks += _meeting(name, house, cmap, placement)
     text = verify.verdict(name, checks)
-    return text if all(row.ok for row in checks) else {"data": text, "retcode": 1}
+    if not all(row.ok for row in checks):
+        return {"data": text, "retcode": 1}
+    record = bank.read(house.store, "milestones")
+    if name in record:
+        row = milestone.verified(record, name, verify.summary(checks))
+        bank.write(house.store, "milestones", {**record, name: row})
+    return text
 
 
 def _machines(name: str, cmap: clustermap.Map, placement: plan.Placement) -> list[Check]:
     proof = verify.PROOFS[name]
     roles = [role for role in (proof.alone, proof.emptied) if role]
+    part = parts.of_milestone(name)
+    proofs = part.proofs(cmap, placement) if part else {}
     asked = {placement.synapse, *(clustermap.the_machine(cmap, role) for role in roles)}
-    for machine in sorted(filter(None, asked)):
+    asked |= {ask.machine for ask in proofs.values()}
+    for each in sorted(filter(None, asked)):
         # What fails here fails below, with the check that it belongs to.
-        _told(machine, "saltutil.sync_modules")
+        _told(each, "saltutil.sync_modules")
     url = verify.local_url(cmap, placement)
     told = _told(placement.synapse, "homeserver.healthy", url, HEALTHY_SECONDS)
     checks = [verify.version(cmap, placement, told)]
@@ -74,11 +84,9 @@ def _machines(name: str, cmap: clustermap.Map, placement: plan.Placement) -> lis
         programs = list(verify.SYNAPSE_PROGRAMS)
         told = _told(machine, "machine_facts.read", programs=programs)
         checks.append(verify.emptied(machine, told))
-    part = parts.of_milestone(name)
-    if part is not None:
-        asked = part.proofs(cmap, placement)
+    if part:
         answers = {
-            key: _answer(ask.machine, ask.function, **ask.kwargs) for key, ask in asked.items()
+            key: _answer(ask.machine, ask.function, **ask.kwargs) for key, ask in proofs.items()
         }
         checks += part.checks(cmap, placement, answers)
     return checks

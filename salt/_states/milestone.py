@@ -44,11 +44,11 @@ def keyed(name: str, secrets: Mapping[str, int] | None = None) -> dict[str, Any]
     """
     if __opts__["test"]:  # type: ignore[name-defined]
         return _ret(name, None, f"{name} would have a certificate and secrets, if it has none")
+    calls: list[tuple[str, str, list[Any]]] = [("certificate", "pki.issue", [name])]
+    for secret, length in (secrets or {}).items():
+        calls.append((secret, "secret.make", [secret, length]))
     made = []
-    for what, function, args in [
-        ("certificate", "pki.issue", [name]),
-        *((secret, "secret.make", [secret, length]) for secret, length in (secrets or {}).items()),
-    ]:
+    for what, function, args in calls:
         answer, failed = _run(function, *args)
         if failed:
             return _ret(name, False, str(answer))
@@ -159,8 +159,13 @@ def rolled_back(name: str) -> dict[str, Any]:
 
 
 def returnable(name: str) -> dict[str, Any]:
-    """The milestone has begun and is not achieved; runs in test mode as well."""
-    return _reading(name, "milestone.check_return")
+    """The milestone has begun, is not achieved and nobody works on it.
+
+    In test mode this is looked at as well; else nobody else begins from here on.
+    """
+    claim = not __opts__["test"]  # type: ignore[name-defined]
+    answer, failed = _run("milestone.check_return", name, claim=claim)
+    return _ret(name, not failed, str(answer))
 
 
 def disarmed(name: str) -> dict[str, Any]:
@@ -205,7 +210,12 @@ def _run(function: str, *args: Any, **kwargs: Any) -> tuple[Any, bool]:
         )
     except SaltException as error:
         return str(error), True
-    # A runner that raised has success False; one that is missing answers a string.
+    except KeyError as error:
+        if error.args != (function,):
+            raise
+        where = "take runner_dirs over from salt/master.d, then restart the master"
+        return f"{function}: the master has no such runner -> {where}", True
+    # A runner that raised has success False; an answer of another form is no runner's.
     if not isinstance(out, dict) or "return" not in out:
         return str(out), True
     answer = out["return"]

@@ -178,4 +178,6 @@ def forgotten(name: str, cluster: Any = None) -> dict[str, Any]:
 def _ret(
     name: str, result: bool | None, comment: str, changes: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    return {"name": name, "result": result, "comment": comment, "changes": dict(changes or {})}
+    # An orchestration in test mode shows a machine's states only if something would change.
+    planned = {"planned": {"old": "", "new": comment}} if result is None else {}
+    return {"name": name, "result": result, "comment": comment, "changes": dict(changes or planned)}

@@ -29,6 +29,8 @@ def pulled(
     """
     ret: dict[str, Any] = {"name": name, "changes": {}, "result": True}
     if __opts__["test"]:
+        # An orchestration in test mode shows a machine's states only if something would change.
+        ret["changes"] = {name: {"copied": "what is new", "deleted": "what is gone"}}
         return {**ret, "result": None, "comment": f"{source} of {host} would be copied"}
     try:
         done = __salt__["transfer.pull"](source, name, host, key, user, timeout)

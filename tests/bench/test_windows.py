@@ -51,7 +51,7 @@ def test_windows_against_a_bare_restart() -> None:
         bare_new = restarted(stage.legacy, "synapse", legacy.ADMIN_URL)
 
         stage.lab.up(["proxy", "synapse"])
-        milestones.declare(stage.lab, NEW)
+        milestones.declare(stage.lab, milestones.rows(stage.lab, NEW))
         out = stage.lab.settings.reports / "m2.json"
         with milestones.chatting(stage.lab, stage.seed, out):
             moved = steps(milestones.orchestrate(stage.lab, "orch.m2"))["m2-handed-over"]["changes"]

@@ -6,6 +6,7 @@ import argparse
 import os
 import subprocess
 import sys
+import time
 
 from rich.console import Console
 from rich.table import Table
@@ -16,14 +17,17 @@ from .driver.checks import lint, test
 from .driver.errors import LabError
 from .driver.lab import Lab
 from .driver.locks import compile_all
-from .driver.progress import Progress
+from .driver.progress import Progress, Total
 
 
 def up(lab: Lab, options: argparse.Namespace) -> int:
     """Build and run what is missing."""
-    steps = [*scenario.PREPARE, *scenario.MACHINES] if options.base else scenario.STEPS
-    Progress(lab).run(steps)
-    if not options.base:
+    if options.base:
+        Progress(lab).run([*scenario.PREPARE, *scenario.MACHINES])
+    else:
+        began = float(os.environ.get("SALTWORKS_BEGAN") or time.time())
+        bounds = (scenario.COLD_SECONDS, scenario.WARM_SECONDS)
+        Progress(lab).run(scenario.STEPS, Total("run", *bounds, time.time() - began))
         milestone_table.show_closing(lab, scenario.seed_file(lab))
     return 0
 

@@ -21,8 +21,6 @@ WIDTH = 110
 
 def summary(report: Json) -> str:
     """A report in one line."""
-    if "acknowledged" not in report:
-        return "read back as it was; its witness was cut short, so there are no figures"
     return (
         f"{report['acknowledged']} messages, {report['lost']} lost, {report['duplicated']} twice, "
         f"{report['failed_requests']} requests failed, worst wait "
@@ -31,21 +29,19 @@ def summary(report: Json) -> str:
 
 
 def show_report(name: str, report: Json) -> None:
-    """Print what the witness saw of a milestone."""
-    if "acknowledged" not in report:
-        return
+    """Print what the witness saw of a milestone, unless it was cut short, and what was read."""
     console = _console()
-    witness.print_report(report, f"{name.upper()}: what the witness saw", console)
-    read = report["read_back"]
-    console.print(f"read back: {_read_back(read)}")
+    if "acknowledged" in report:
+        witness.print_report(report, f"{name.upper()}: what the witness saw", console)
+    console.print(f"read back: {_read_back(report['read_back'])}")
     _print(console)
 
 
 def _read_back(read: Json) -> str:
     if read["unexplained"]:
         return f"{len(read['unexplained'])} differences that nothing explains"
-    if read["explained"]:
-        return f"{read['explained']} differences, each on the whitelist of the new release"
+    if known := sum(read["explained"].values()):
+        return f"{known} differences, each on the whitelist of the new release"
     return "equal"
 
 
@@ -68,8 +64,6 @@ def _figures(report: Json | None, milestone: milestones.Milestone) -> list[str]:
     if report is None:
         return ["not run yet"]
     equal = "differs" if report["read_back"]["unexplained"] else "equal"
-    if "acknowledged" not in report:
-        return ["cut short", *[""] * 5, equal]
     names = ("acknowledged", "delivered", "lost", "duplicated", "failed_requests")
     wait = f"{report['worst_wait_seconds']:.1f} s of {milestone.worst_wait:g}"
     return [*(str(report[name]) for name in names), wait, equal]

@@ -9,14 +9,15 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from saltworks import plan
+from saltworks import plan, slices
 
-from tests.lab import legacy, m0, milestones
-from tests.lab.driver import PROJECT, Lab, LabMachine
+from tests.lab import legacy, m0, milestones, witness
+from tests.lab.driver import PROJECT, Lab, LabMachine, wait_for
 from tests.lab.driver.cache import files_digest, made, path_of
 from tests.lab.driver.cleanup import clean, leftovers
 from tests.lab.driver.settings import MASTER
@@ -24,12 +25,21 @@ from tests.lab.driver.settings import MASTER
 Json = dict[str, Any]
 
 RECORD = "/var/lib/saltworks"
+#: What the finalize of M2 asks for.
+QUIET_SECONDS = 60
 DOOR = "/etc/nginx/saltworks/door.conf"
 
-WATCHED = ("/etc", "/home/matrix", "/opt/synapse", "/var/backups", "/var/lib/synapse", "/srv/www")
+WATCHED = (
+    *("/etc", "/home/matrix", "/opt/synapse", "/var/backups", "/var/lib/synapse", "/var/www"),
+    # Of the master: the tree with the map, what it has built, and what it has recorded.
+    *("/srv/saltworks", plan.ARTIFACTS_DIR, RECORD),
+)
 # What the running server writes all the time, and what Python writes when it first reads a file.
 LIVING = ("*/media_store", "*/uploads", "*.log*", "*/homeserver.db*", "*/__pycache__", "*/*.pid")
-UNITS = ("matrix-synapse", "synapse", "nginx", "postgresql@15-main", "slapd", "ssh", "salt-minion")
+UNITS = (
+    *("matrix-synapse", "synapse", "nginx", "postgresql@15-main", "slapd", "ssh", "salt-minion"),
+    "salt-master",
+)
 
 
 @dataclass
@@ -70,9 +80,46 @@ class Stage:
         if adopted:
             milestones.adopt(self.lab, self.seed, self.say)
 
-    def door(self) -> tuple[str, str | None]:
-        """State of the front door and the target it is open to."""
-        row = self.lab.salt(m0.MACHINE, "door.status")[m0.MACHINE]
+    def in_window(
+        self, pool: ThreadPoolExecutor, name: str, machine: str = m0.MACHINE
+    ) -> Future[Json]:
+        """An orchestration, begun and now in its window: the door of that machine is closed.
+
+        Raises what the orchestration raises if it ends before.
+        """
+        run = pool.submit(self.orchestrate, name)
+
+        def closed() -> bool:
+            look = f"readlink {DOOR} | grep -q closed"
+            return self.lab.machine(machine).run(look, check=False).ok or run.done()
+
+        wait_for(closed, 240, f"the door of {machine} to close")
+        if run.done():
+            raise AssertionError(f"{name} ended before its door was closed: {run.result()}")
+        return run
+
+    @contextlib.contextmanager
+    def undone(self, names: Sequence[str]) -> Iterator[None]:
+        """What happens to these machines within the block is undone; they are rebooted twice."""
+        machines = [self.lab.machine(name) for name in names]
+        for machine in machines:
+            machine.stop()
+            machine.unmount()
+            machine.upper.rename(machine.home / "kept")
+            machine.lay([machine.home / "kept", *machine.layers])
+        self.lab.boot(names)
+        yield
+        for machine in machines:
+            machine.kill()
+            machine.settle()
+            machine.unmount()
+            shutil.rmtree(machine.upper)
+            machine.lay(machine.layers)
+        self.lab.boot(names)
+
+    def door(self, machine: str = m0.MACHINE) -> tuple[str, str | None]:
+        """State of a machine's front door and the target it is open to."""
+        row = self.lab.salt(machine, "door.status")[machine]
         return row["state"], row["target"]
 
     def version(self) -> str:
@@ -80,10 +127,19 @@ class Stage:
         url = f"{legacy.ADMIN_URL}/_synapse/admin/v1/server_version"
         return str(json.loads(self.legacy.run(["curl", "-sf", url]).stdout)["server_version"])
 
-    def main_pid(self, unit: str) -> str:
-        """Process id of a unit of the old server, `0` if it does not run."""
+    def main_pid(self, unit: str, machine: str = m0.MACHINE) -> str:
+        """Process id of a machine's unit, `0` if it does not run."""
         show = ["systemctl", "show", "--property=MainPID", "--value", unit]
-        return self.legacy.run(show).stdout.strip()
+        return self.lab.machine(machine).run(show).stdout.strip()
+
+    def await_no_visitor(self) -> None:
+        """Wait until nobody has come by the old server's chat site for long enough."""
+
+        def idle() -> float:
+            answer = self.lab.salt(m0.MACHINE, "nginx_config.idle_seconds", slices.SITE)
+            return float(answer[m0.MACHINE])
+
+        wait_for(lambda: idle() > QUIET_SECONDS, 90, "nobody to come by the old server")
 
     def state(self, name: str = "m1") -> str:
         """A milestone's state by the record."""
@@ -184,6 +240,18 @@ def _copy(source: Path, destination: Path) -> None:
     subprocess.run(command, check=True, timeout=300)
 
 
+def assert_unharmed(out: Path, worst_wait: float | None = None) -> None:
+    """Nobody lost anything or was refused anything, by the witness's report in `out`."""
+    report = json.loads(out.read_text())
+    wrong = witness.verdict(report, worst_wait)
+    assert wrong == [], json.dumps([report["failures"], report["worst_waits"]], indent=1)
+
+
+def kill_minion(machine: LabMachine) -> None:
+    """All processes of its Salt at once: what it runs, and what that has started."""
+    machine.run("systemctl kill --signal=KILL salt-minion")
+
+
 def _release_inputs(lab: Lab) -> Json:
     sources = [
         *sorted((PROJECT / "formulas/synapse/files/releases").iterdir()),
@@ -246,6 +314,22 @@ def snapshot(machine: LabMachine) -> set[str]:
     lines = set(machine.run(script, timeout=120).stdout.splitlines())
     assert len(lines) > 1000, f"a snapshot of {machine.name} cannot be so small: {lines}"
     return lines
+
+
+def snapshots(stage: Stage, machines: Sequence[str]) -> set[str]:
+    """:func:`snapshot` of several machines, each line with the machine's name."""
+    return {
+        f"{name} {line}" for name in machines for line in snapshot(stage.lab.machine(name))
+    }
+
+
+def assert_as_found(stage: Stage) -> None:
+    """The old release serves behind our door."""
+    assert stage.door() == ("open", "found")
+    assert stage.version() == legacy.VERSION
+    assert stage.main_pid("matrix-synapse") != "0"
+    assert stage.main_pid("synapse") == "0"
+    assert stage.state() == "rolled-back"
 
 
 def steps(answer: Any) -> Json:

@@ -6,20 +6,31 @@ One lab for all of it, so the tests stand in the order in which they happen to t
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import yaml
 
-from tests.lab import legacy, milestones, readback, witness
-from tests.lab.driver import LabError, LabMachine, SaltRunError
-from tests.lab.stage import DOOR, Stage, changes, snapshot, staged, steps
+from tests.lab import legacy, milestones, readback
+from tests.lab.driver import LabError, SaltRunError
+from tests.lab.stage import (
+    DOOR,
+    Stage,
+    assert_as_found,
+    assert_unharmed,
+    changes,
+    kill_minion,
+    snapshots,
+    staged,
+    steps,
+)
 
 pytestmark = pytest.mark.lab
 
+#: What may change on none of them when nothing may change.
+MACHINES = ("salt", "legacy")
 SABOTAGE = "/etc/systemd/system/synapse.service.d/sabotage.conf"
 TRIGGER = """\
 CREATE FUNCTION no_alter() RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
@@ -32,6 +43,19 @@ END $$;
 CREATE EVENT TRIGGER sabotage ON ddl_command_start WHEN TAG IN ('ALTER TABLE')
 EXECUTE FUNCTION no_alter();
 """
+
+
+#: PostgreSQL 13 and Salt 3006, as far as a machine can tell.
+OLD_POSTGRESQL = """\
+CREATE SCHEMA older;
+CREATE FUNCTION older.current_setting(text) RETURNS text LANGUAGE sql AS $$
+SELECT CASE $1 WHEN 'server_version_num' THEN '130022' ELSE pg_catalog.current_setting($1) END
+$$;
+GRANT USAGE ON SCHEMA older TO PUBLIC;
+ALTER DATABASE synapse SET search_path = older, pg_catalog, public;
+"""
+NEW_POSTGRESQL = "ALTER DATABASE synapse RESET search_path; DROP SCHEMA older CASCADE;"
+SALT_VERSION = "/opt/salt/lib/python3.11/site-packages/salt/_version.txt"
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +71,19 @@ def before(stage: Stage) -> dict[str, Any]:
     return milestones.read_back(stage.lab, stage.seed, milestones.read_back_file(stage.lab, "m0"))
 
 
+def psql(stage: Stage, script: str) -> None:
+    """Statements in the old server's database, as its superuser."""
+    words = ["psql", "-qd", "synapse", "-v", "ON_ERROR_STOP=1", "-f", "-"]
+    stage.legacy.run(words, input=script, user="postgres")
+
+
+def salt_calls_itself(stage: Stage, version: str) -> None:
+    """The minion of the old server, started anew, says that it is of another release."""
+    stage.legacy.write(SALT_VERSION, version)
+    stage.legacy.run("systemctl restart salt-minion", timeout=90)
+    stage.lab.access.answering(["legacy"])
+
+
 @contextlib.contextmanager
 def spoilt(stage: Stage) -> Iterator[None]:
     """Everything that can be wrong with a map, its secrets, a database and a disk, at once."""
@@ -54,6 +91,7 @@ def spoilt(stage: Stage) -> Iterator[None]:
     files = {path: master.read(path) for path in (milestones.MAP, milestones.SECRETS)}
     backups = yaml.safe_load(files[milestones.MAP])["cluster"]["backup"]["directory"]
     there = machine.run(["test", "-e", backups], check=False).ok
+    salt_version = machine.read(SALT_VERSION)
 
     def spoil(cluster: dict[str, Any]) -> None:
         cluster["colour"] = "blue"
@@ -68,6 +106,8 @@ def spoilt(stage: Stage) -> Iterator[None]:
         master.write(milestones.SECRETS, yaml.safe_dump(secrets), mode=0o600)
         row = "INSERT INTO background_updates (update_name, progress_json) VALUES ('late', '{}')"
         legacy.query(machine, "postgresql", row)
+        psql(stage, OLD_POSTGRESQL)
+        salt_calls_itself(stage, "3006.9")
         machine.run(f"mkdir -p {backups} && mount -t tmpfs -o size=1m full {backups}")
         yield
     finally:
@@ -75,16 +115,18 @@ def spoilt(stage: Stage) -> Iterator[None]:
         if not there:
             machine.run(["rmdir", backups])
         legacy.query(machine, "postgresql", "DELETE FROM background_updates")
+        psql(stage, NEW_POSTGRESQL)
+        salt_calls_itself(stage, salt_version)
         for path, text in files.items():
             master.write(path, text, mode=0o600 if path == milestones.SECRETS else 0o644)
 
 
 def test_all_that_is_wrong_is_refused_at_once_and_nothing_is_touched(stage: Stage) -> None:
     with spoilt(stage):
-        found = snapshot(stage.legacy)
+        found = snapshots(stage, MACHINES)
         with pytest.raises(SaltRunError) as refused:
             stage.orchestrate("orch.m1")
-        assert snapshot(stage.legacy) ^ found == set()
+        assert snapshots(stage, MACHINES) ^ found == set()
     said = steps(refused.value.answer)
     lines = said["m1-prechecked"]["comment"].splitlines()
     # What is wrong, and a word of what to do about it.
@@ -97,6 +139,8 @@ def test_all_that_is_wrong_is_refused_at_once_and_nothing_is_touched(stage: Stag
         "the secret macaroon_secret_key is missing": "secret.put macaroon_secret_key",
         "1 background updates of the old release wait: late": "background_updates is empty",
         "needed for": "make room",
+        "PostgreSQL is 13, the new release needs": "upgrade the cluster first",
+        "legacy: runs Salt 3006.9": "install salt-minion 3008.",
     }.items():
         assert any(what in line and step in line for line in lines), (what, step, lines)
     assert not [name for name, row in said.items() if row["result"] is not False]
@@ -104,9 +148,9 @@ def test_all_that_is_wrong_is_refused_at_once_and_nothing_is_touched(stage: Stag
 
 
 def test_a_plan_touches_nothing(stage: Stage) -> None:
-    found = snapshot(stage.legacy)
+    found = snapshots(stage, MACHINES)
     plan = steps(stage.orchestrate("orch.m1", test=True))
-    assert snapshot(stage.legacy) ^ found == set()
+    assert snapshots(stage, MACHINES) ^ found == set()
     assert stage.state() == "not started"
     assert not [name for name, row in plan.items() if row["result"] is False]
     window = plan["m1-window"]["changes"]["ret"]["legacy"].values()
@@ -114,15 +158,6 @@ def test_a_plan_touches_nothing(stage: Stage) -> None:
         "the door would be open to legacy"
     ]
     assert "m1-back" not in plan
-
-
-def assert_as_found(stage: Stage) -> None:
-    """The old release serves behind our door."""
-    assert stage.door() == ("open", "found")
-    assert stage.version() == legacy.VERSION
-    assert stage.main_pid("matrix-synapse") != "0"
-    assert stage.main_pid("synapse") == "0"
-    assert stage.state() == "rolled-back"
 
 
 def test_a_verify_that_fails_rolls_back_and_nobody_notices(
@@ -138,7 +173,7 @@ def test_a_verify_that_fails_rolls_back_and_nobody_notices(
         "upgrade-nothing-lost" in line and "count of user_filters" in line
         for line in failed.value.failures
     ), failed.value.failures
-    assert witness.verdict(json.loads(out.read_text())) == []
+    assert_unharmed(out)
     assert_as_found(stage)
     after = milestones.read_back(stage.lab, stage.seed, stage.lab.settings.reports / "back.json")
     # The same release: not even a difference that the whitelist explains.
@@ -147,29 +182,35 @@ def test_a_verify_that_fails_rolls_back_and_nobody_notices(
 
 
 def test_a_migration_that_fails_rolls_back(stage: Stage) -> None:
-    as_postgres = ["psql", "-qd", "synapse", "-v", "ON_ERROR_STOP=1", "-f", "-"]
-    stage.legacy.run(as_postgres, input=TRIGGER, user="postgres")
+    psql(stage, TRIGGER)
     try:
         with pytest.raises(SaltRunError) as failed:
             stage.orchestrate("orch.m1")
     finally:
-        gone = "DROP EVENT TRIGGER sabotage; DROP FUNCTION no_alter();"
-        stage.legacy.run(as_postgres, input=gone, user="postgres")
+        psql(stage, "DROP EVENT TRIGGER sabotage; DROP FUNCTION no_alter();")
     lines = failed.value.failures
     assert any("upgrade-migrated" in line and "no_alter" in line for line in lines), lines
     assert_as_found(stage)
 
 
-def closed(machine: LabMachine) -> None:
-    """Waits until the window has begun."""
-    machine.wait_for(f"readlink {DOOR} | grep -q closed", 240, "the door to close")
-
-
-def running(stage: Stage, pool: ThreadPoolExecutor) -> Future[Any]:
-    """M1, begun and now in its window."""
-    run = pool.submit(stage.orchestrate, "orch.m1")
-    closed(stage.legacy)
-    return run
+def test_master_and_minion_killed_in_the_middle_it_goes_back_when_told(stage: Stage) -> None:
+    out = stage.lab.settings.reports / "back-after-kill.json"
+    with (
+        ThreadPoolExecutor(1) as pool,
+        milestones.chatting(stage.lab, stage.seed, out),
+    ):
+        run = stage.in_window(pool, "orch.m1")
+        kill_minion(stage.legacy)
+        stage.master.kill()
+        with pytest.raises(LabError):
+            run.result(60)
+        stage.lab.boot(["salt", "legacy"])
+        assert stage.state() == "running"
+        assert stage.door() == ("closed", None)
+        stage.orchestrate("orch.m1.rollback")
+    assert_as_found(stage)
+    # People waited for a machine to boot, and no more than that happened to them.
+    assert_unharmed(out)
 
 
 def test_killed_in_the_middle_it_finishes_when_run_again(stage: Stage) -> None:
@@ -178,15 +219,14 @@ def test_killed_in_the_middle_it_finishes_when_run_again(stage: Stage) -> None:
         ThreadPoolExecutor(1) as pool,
         milestones.chatting(stage.lab, stage.seed, out),
     ):
-        run = running(stage, pool)
-        # All of its processes: the state run, and what that has started.
-        stage.legacy.run("systemctl kill --signal=KILL salt-minion")
+        run = stage.in_window(pool, "orch.m1")
+        kill_minion(stage.legacy)
         with pytest.raises(SaltRunError):
             run.result(300)
         stage.lab.access.answering(["salt", "legacy"])
         assert stage.state() != "achieved"
 
-        run = running(stage, pool)
+        run = stage.in_window(pool, "orch.m1")
         stage.master.kill()
         with pytest.raises(LabError):
             run.result(60)
@@ -197,7 +237,7 @@ def test_killed_in_the_middle_it_finishes_when_run_again(stage: Stage) -> None:
         stage.orchestrate("orch.m1")
     assert stage.state() == "achieved"
     assert stage.door() == ("open", "legacy")
-    assert witness.verdict(json.loads(out.read_text())) == []
+    assert_unharmed(out)
 
 
 def test_m1_under_the_eyes_of_the_witness(stage: Stage, before: dict[str, Any]) -> None:
@@ -218,7 +258,7 @@ def wanted_version(stage: Stage) -> str:
 
 
 def test_a_second_run_changes_nothing(stage: Stage) -> None:
-    found = snapshot(stage.legacy)
+    found = snapshots(stage, MACHINES)
     pid = stage.main_pid("synapse")
     assert pid != "0"
     answer = stage.orchestrate("orch.m1")
@@ -228,14 +268,14 @@ def test_a_second_run_changes_nothing(stage: Stage) -> None:
     assert "legacy" in comment
     assert "salt" in comment
     assert stage.main_pid("synapse") == pid
-    assert snapshot(stage.legacy) ^ found == set()
+    assert snapshots(stage, MACHINES) ^ found == set()
 
 
 def test_the_way_back_is_refused_once_the_door_was_open(stage: Stage) -> None:
-    found = snapshot(stage.legacy)
+    found = snapshots(stage, MACHINES)
     with pytest.raises(SaltRunError, match="would lose what people have written there since"):
         stage.orchestrate("orch.m1.rollback")
-    assert snapshot(stage.legacy) ^ found == set()
+    assert snapshots(stage, MACHINES) ^ found == set()
     assert stage.state() == "achieved"
     assert stage.door() == ("open", "legacy")
 

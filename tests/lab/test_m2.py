@@ -5,26 +5,25 @@ One lab for all of it, so the tests stand in the order in which they happen to t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from saltworks import slices
 
-from tests.lab import milestones, witness
-from tests.lab.driver import SaltRunError, wait_for
+from tests.lab import milestones
+from tests.lab.driver import LabError, SaltRunError
 from tests.lab.driver.settings import ADDRESSES
 from tests.lab.driver.testinfra_backend import machine_host
-from tests.lab.stage import Stage, changes, snapshot, staged, steps
+from tests.lab.stage import Stage, assert_unharmed, changes, kill_minion, snapshots, staged, steps
 
 pytestmark = pytest.mark.lab
 
-NEW = {name: {"role": name, "address": ADDRESSES[name]} for name in ("proxy", "synapse")}
+NEW = ("proxy", "synapse")
+#: What may change on none of them when nothing may change.
+MACHINES = ("salt", "legacy", "proxy", "synapse")
 SABOTAGE = "/etc/systemd/system/synapse.service.d/sabotage.conf"
 #: Longer than a milestone's own window may be: a move that fails holds people twice.
 TWO_WINDOWS = 20
-#: What the finalize of M2 asks for.
-QUIET_SECONDS = 60
 
 
 @pytest.fixture(scope="module")
@@ -34,51 +33,26 @@ def stage() -> Iterator[Stage]:
         with pytest.raises(SaltRunError, match="M1 is not achieved"):
             milestones.orchestrate(made.lab, "orch.m2")
         milestones.orchestrate(made.lab, "orch.m1")
-        made.lab.up(["proxy", "synapse"])
-        made.lab.access.answering(["salt", "legacy", "proxy", "synapse"])
+        made.lab.up(NEW)
+        made.lab.access.answering(list(MACHINES))
         yield made
 
 
-def everything(stage: Stage) -> set[str]:
-    """What may not change on any machine."""
-    return {
-        f"{name} {line}"
-        for name in ("legacy", "proxy", "synapse")
-        for line in snapshot(stage.lab.machine(name))
-    }
-
-
-def front(stage: Stage) -> tuple[str, str | None]:
-    """How the proxy's door stands."""
-    row = stage.lab.salt("proxy", "door.status")["proxy"]
-    return row["state"], row["target"]
-
-
-def main_pid(stage: Stage, machine: str) -> str:
-    show = "systemctl show --property=MainPID --value synapse"
-    return stage.lab.machine(machine).run(show).stdout.strip()
-
-
-def idle_seconds(stage: Stage) -> float:
-    """How long nobody has come by our site on the old server."""
-    return float(stage.lab.salt("legacy", "nginx_config.idle_seconds", slices.SITE)["legacy"])
-
-
 def test_undeclared_machines_are_refused_and_nothing_is_touched(stage: Stage) -> None:
-    found = everything(stage)
+    found = snapshots(stage, MACHINES)
     with pytest.raises(SaltRunError) as refused:
         milestones.orchestrate(stage.lab, "orch.m2")
     said = steps(refused.value.answer)["m2-prechecked"]["comment"]
     assert "role proxy" in said
     assert "role synapse" in said
-    assert everything(stage) ^ found == set()
+    assert snapshots(stage, MACHINES) ^ found == set()
 
 
 def test_a_plan_touches_nothing(stage: Stage) -> None:
-    milestones.declare(stage.lab, NEW)
-    found = everything(stage)
+    milestones.declare(stage.lab, milestones.rows(stage.lab, NEW))
+    found = snapshots(stage, MACHINES)
     plan = steps(milestones.orchestrate(stage.lab, "orch.m2", test=True))
-    assert everything(stage) ^ found == set()
+    assert snapshots(stage, MACHINES) ^ found == set()
     assert [name for name, row in plan.items() if row["result"] is False] == []
     assert plan["m2-handed-over"]["result"] is None
     assert stage.state("m2") == "not started"
@@ -91,11 +65,71 @@ def test_a_move_that_fails_goes_back_and_nothing_is_lost(stage: Stage) -> None:
     with milestones.chatting(stage.lab, stage.seed, out), pytest.raises(SaltRunError) as failed:
         milestones.orchestrate(stage.lab, "orch.m2")
     assert any("Nothing is lost, it serves on legacy" in line for line in failed.value.failures)
-    assert witness.verdict(json.loads(out.read_text()), TWO_WINDOWS) == []
-    assert front(stage) == ("open", "legacy")
-    assert main_pid(stage, "synapse") == "0"
-    assert main_pid(stage, "legacy") != "0"
+    assert_unharmed(out, TWO_WINDOWS)
+    assert_gone_back(stage)
     machine.run(f"rm -r {SABOTAGE.rpartition('/')[0]} && systemctl daemon-reload")
+
+
+def assert_gone_back(stage: Stage) -> None:
+    """Synapse serves on the old server, and nowhere else."""
+    assert stage.door("proxy") == ("open", "legacy")
+    assert stage.main_pid("synapse", "synapse") == "0"
+    assert stage.main_pid("synapse", "legacy") != "0"
+
+
+def arriving(stage: Stage) -> None:
+    """Waits until Synapse's new machine fetches and starts it."""
+    jobs = "grep -qs synapse_move.arrive /var/cache/salt/minion/proc/*"
+    stage.lab.machine("synapse").wait_for(jobs, 60, "Synapse to arrive")
+
+
+def test_the_master_killed_in_the_middle_it_goes_back_when_told(stage: Stage) -> None:
+    out = stage.lab.settings.reports / "back-after-kill.json"
+    with (
+        ThreadPoolExecutor(1) as pool,
+        milestones.chatting(stage.lab, stage.seed, out),
+    ):
+        run = stage.in_window(pool, "orch.m2", "proxy")
+        arriving(stage)
+        stage.master.kill()
+        with pytest.raises(LabError):
+            run.result(60)
+        # Its machine needs no master to start it: two Synapses are what must not come of it.
+        stage.lab.boot(MACHINES)
+        assert stage.state("m2") == "running"
+        assert stage.door("proxy") == ("closed", None)
+        stage.orchestrate("orch.m2.rollback")
+        assert_gone_back(stage)
+    assert stage.state("m2") == "rolled-back"
+    # People waited for a machine to boot, and no more than that happened to them.
+    assert_unharmed(out)
+
+
+def test_killed_in_the_middle_it_finishes_when_run_again(stage: Stage) -> None:
+    out = stage.lab.settings.reports / "killed.json"
+    with stage.undone(MACHINES):
+        with (
+            ThreadPoolExecutor(1) as pool,
+            milestones.chatting(stage.lab, stage.seed, out),
+        ):
+            run = stage.in_window(pool, "orch.m2", "proxy")
+            arriving(stage)
+            kill_minion(stage.lab.machine("synapse"))
+            with pytest.raises(SaltRunError, match="it serves on legacy as before"):
+                run.result(300)
+            assert_gone_back(stage)
+
+            run = stage.in_window(pool, "orch.m2", "proxy")
+            stage.master.kill()
+            with pytest.raises(LabError):
+                run.result(60)
+            stage.lab.boot(MACHINES)
+            assert stage.state("m2") == "running"
+            stage.orchestrate("orch.m2")
+        assert stage.state("m2") == "achieved"
+        assert stage.door("proxy") == ("open", "synapse")
+        assert_unharmed(out)
+    assert stage.state("m2") == "rolled-back"
 
 
 def test_m2_under_the_eyes_of_the_witness(stage: Stage) -> None:
@@ -103,16 +137,16 @@ def test_m2_under_the_eyes_of_the_witness(stage: Stage) -> None:
     report = milestones.conduct(stage.lab, "m2", stage.seed)
     assert report["acknowledged"] > 100
     assert stage.state("m2") == "achieved"
-    assert front(stage) == ("open", "synapse")
+    assert stage.door("proxy") == ("open", "synapse")
 
 
 def test_a_second_run_changes_nothing(stage: Stage) -> None:
-    found, pid = everything(stage), main_pid(stage, "synapse")
+    found, pid = snapshots(stage, MACHINES), stage.main_pid("synapse", "synapse")
     assert pid != "0"
     assert changes(milestones.orchestrate(stage.lab, "orch.m2")) == []
     assert changes(milestones.orchestrate(stage.lab, "orch.m1")) == []
-    assert main_pid(stage, "synapse") == pid
-    assert everything(stage) ^ found == set()
+    assert stage.main_pid("synapse", "synapse") == pid
+    assert snapshots(stage, MACHINES) ^ found == set()
 
 
 def test_nothing_runs_beside_synapse(stage: Stage) -> None:
@@ -149,10 +183,10 @@ def test_synapse_is_open_to_the_proxy_alone(stage: Stage) -> None:
 
 
 def test_the_way_back_is_refused_once_the_door_was_open(stage: Stage) -> None:
-    found = everything(stage)
+    found = snapshots(stage, MACHINES)
     with pytest.raises(SaltRunError, match="would lose what people have written there since"):
         milestones.orchestrate(stage.lab, "orch.m2.rollback")
-    assert everything(stage) ^ found == set()
+    assert snapshots(stage, MACHINES) ^ found == set()
 
 
 def test_the_old_site_goes_when_nobody_comes_by_it(stage: Stage) -> None:
@@ -161,7 +195,7 @@ def test_the_old_site_goes_when_nobody_comes_by_it(stage: Stage) -> None:
     stage.master.run(["curl", "-sf", "--resolve", by_the_old, ask])
     with pytest.raises(SaltRunError, match=r"a client came by it \d+ s ago"):
         milestones.orchestrate(stage.lab, "orch.m2.finalize")
-    wait_for(lambda: idle_seconds(stage) > QUIET_SECONDS, 90, "nobody to come by the old server")
+    stage.await_no_visitor()
     with pytest.raises(SaltRunError, match="not armed"):
         milestones.orchestrate(stage.lab, "orch.m2.finalize")
     stage.lab.dns_point(milestones.PUBLIC_NAME, stage.legacy.address)

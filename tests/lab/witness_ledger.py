@@ -8,8 +8,9 @@ No network here: threads call the `Ledger`, and `Ledger.report` judges. The word
   of to-device messages: one handed out twice. Synapse keeps their transaction ids in memory only,
   so one that is repeated across a restart may really come twice;
 - failed request: an answer of 5xx or an unexpected 4xx or 3xx, or a connection error. Each attempt
-  counts. Two things do not: a kept connection closed while idle (`stale_connections`, ordinary in
-  HTTP) and a 429 (`rate_limited`, an ordinary answer of a Matrix server, obeyed);
+  counts. Two things are counted apart: a kept connection closed while idle (`stale_connections`,
+  ordinary in HTTP) and a 429 (`rate_limited`, an ordinary answer of a Matrix server, obeyed). The
+  verdict allows none of either: each costs a user time, and a POST is not repeated;
 - wait: from the first attempt of a request to its answer. For a long poll, how much later than
   asked for its answer came; after a cut long poll, from the cut to the next answer.
 """

@@ -15,7 +15,7 @@ def verdict(report: dict[str, Any], worst_wait: float | None = None) -> list[str
     """
     bad = [
         f"{name.replace('_', ' ')}: {report[name]}, must be 0"
-        for name in ("lost", "duplicated", "failed_requests")
+        for name in ("lost", "duplicated", "failed_requests", "stale_connections", "rate_limited")
         if report[name]
     ]
     bad += [
@@ -42,7 +42,10 @@ def print_report(
     table.add_column("what")
     table.add_column("seen", justify="right")
     device, media, polls = report["to_device"], report["media"], report["long_polls"]
-    wrong = {"lost", "duplicated", "failed requests", "to-device lost", "to-device duplicated"}
+    wrong = {
+        *("lost", "duplicated", "failed requests", "stale connections", "rate limited"),
+        *("to-device lost", "to-device duplicated"),
+    }
     for name, value in {
         "acknowledged": report["acknowledged"],
         "delivered": report["delivered"],
@@ -57,6 +60,7 @@ def print_report(
         "to-device duplicated": device["duplicated"],
         "media intact": f"{media['intact']} of {media['uploaded']}",
         "stale connections": report["stale_connections"],
+        "rate limited": report["rate_limited"],
         "from": report["started"],
         "to": report["finished"],
     }.items():

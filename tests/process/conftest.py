@@ -1,7 +1,8 @@
-"""A PostgreSQL of the tests' own, with a database of Synapse's shape in it."""
+"""A PostgreSQL of the tests' own, with a database of Synapse's shape in it; where Salt runs."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,14 @@ import pytest
 import yaml
 
 from tests.process import postgres, synapse_tables
+
+
+@pytest.fixture(scope="session")
+def salt_factories_config(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The factories' own folder: by default it is one for all runs on this machine."""
+    # It would greet after pytest's own last line.
+    logging.getLogger("saltfactories").setLevel(logging.ERROR)
+    return {"root_dir": tmp_path_factory.mktemp("factories"), "slow_stop": False}
 
 
 @pytest.fixture(scope="module")

@@ -72,6 +72,17 @@ def event(number: int) -> str:
     )
 
 
+def many_events(first: int, last: int) -> str:
+    """SQL that adds events with a kilobyte of JSON each, many at once."""
+    return (
+        "ALTER TABLE event_json ALTER json SET STORAGE PLAIN; "
+        f"INSERT INTO events SELECT '$e' || n, n, '!r:lale.test', 'm.room.message', "
+        f"'@anna:lale.test' FROM generate_series({first}, {last}) n; "
+        f"INSERT INTO event_json SELECT '$e' || n, repeat(md5(n::text), 30) "
+        f"FROM generate_series({first}, {last}) n; ANALYZE;"
+    )
+
+
 def release(folder: Path) -> str:
     """A folder that looks like release 94; it gives up while ``<folder>/broken`` exists."""
     schema = folder / "lib/python3.11/site-packages/synapse/storage/schema"

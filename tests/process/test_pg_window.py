@@ -10,6 +10,8 @@ from salt.exceptions import CommandExecutionError
 
 from tests.process import postgres, synapse_tables
 
+FINGERPRINT: Any = postgres.load(postgres.MODULES / "synapse_fingerprint.py")
+
 
 def execute(site: dict[str, Any], script: str) -> str:
     return postgres.psql(site["at"], script, "synapse")
@@ -79,3 +81,36 @@ def test_receipts_are_counted_from_the_first_on(site: dict[str, Any], salt: dict
     assert where(site["config"]) == 700
     salt["synapse_upgrade.count_all_receipts"](site["config"])
     assert where(site["config"]) == 0
+
+
+def read(site: dict[str, Any], table: str) -> tuple[int, int]:
+    """How often a table was read from end to end, and how many of its rows by an index."""
+    where = f"FROM pg_stat_user_tables WHERE relname = '{table}'"
+    columns = "seq_scan || ' ' || coalesce(idx_tup_fetch, 0)"
+    scans, rows = execute(site, f"SELECT {columns} {where};").split()
+    return int(scans), int(rows)
+
+
+def test_what_the_window_reads_does_not_grow_with_the_data(
+    site: dict[str, Any], salt: dict[str, Any]
+) -> None:
+    """Beyond its limit a table is not counted, and of its end as much is read as before."""
+    execute(site, synapse_tables.many_events(21, 5_000))
+    salt["pgbackup.base"](site["folder"], "synapse", site["at"])
+    small = salt["pgbackup.mark"]("m1", site["folder"], site["at"])["fingerprint"]
+    assert (small["count:event_json"], small["count:events"]) == (5_000, 5_000)
+
+    execute(site, synapse_tables.many_events(5_001, 90_000))
+    sizes = salt["synapse_fingerprint.tables"](
+        salt["pgcluster.connection"](salt["pgcluster.locate"](site["at"]), "synapse")
+    )
+    assert sizes["event_json"] > FINGERPRINT.COUNT_BYTES > sizes["events"]
+    before = read(site, "event_json")
+    big = salt["pgbackup.mark"]("m1", site["folder"], site["at"])["fingerprint"]
+    after = read(site, "event_json")
+    assert set(small) - set(big) == {"count:event_json"}
+    assert (big["max:events"], big["count:events"]) == (90_000, 90_000)
+    assert big["tail:event_json"] != small["tail:event_json"]
+    assert after[0] == before[0]
+    assert after[1] - before[1] <= 2 * FINGERPRINT.TAIL
+

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from saltworks import handover, plan
+from saltworks import handover, owners, plan
 from saltworks.minions import MachineError
 
 from tests.render.stages import MAP
+from tests.unit.house import living
 from tests.unit.modules.minion_modules import load
 
 MOVE = plan.handover(MAP)
@@ -237,17 +238,18 @@ def test_a_way_back_that_fails_says_so_and_opens_nothing(step: str) -> None:
 
 
 class Store:
-    """``salt.cache.Cache`` of one record, and all that it ever was."""
+    """``salt.cache.Cache`` of the placement, and all that it ever was, and of the milestones."""
 
     def __init__(self, **row: Any) -> None:
         self.row = row
+        self.milestones: dict[str, Any] = {}
         self.history: list[dict[str, Any]] = []
 
     def fetch(self, bank: str, key: str) -> Any:
-        assert key == "placement"
-        return self.row
+        return {"placement": self.row, "milestones": self.milestones}[key]
 
     def store(self, bank: str, key: str, data: Any) -> None:
+        assert key == "placement"
         self.row = data
         self.history.append(data)
 
@@ -308,6 +310,22 @@ def test_a_refused_way_back_changes_no_record() -> None:
     assert answer["retcode"] == 1
     assert "would lose" in answer["data"]
     assert runner.store.history == []
+
+
+@pytest.mark.parametrize("step", ["synapse", "back"])
+def test_beside_another_run_nothing_is_moved_either_way(step: str) -> None:
+    cluster = Cluster(door="closed", runs=())
+    runner = Runner(cluster, managed=True, moving=True)
+    with living() as owner:
+        runner.store.milestones = {"m2": {"state": "running", "owner": owner.as_row()}}
+        answer = getattr(runner.module, step)()
+        assert answer["retcode"] == 1
+        assert f"m2: is running already (process {owner.pid})" in answer["data"]
+        assert (cluster.calls, runner.store.history) == ([], [])
+    # It has died; and who asks from within the run itself is no other.
+    for harmless in (owner, owners.this_process()):
+        runner.store.milestones["m2"]["owner"] = harmless.as_row()
+        assert "is running already" not in str(getattr(runner.module, step)())
 
 
 def test_without_machines_to_move_to_nothing_is_called() -> None:

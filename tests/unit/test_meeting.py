@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import zlib
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from saltworks import meeting
 from saltworks.matrix import Client
 from saltworks.meeting import PNG_MAGIC, Check, hold, png
 
@@ -34,9 +34,18 @@ def at(method: str, part: str, fault: str) -> Callable[[str, str, int], str | No
     return lambda asked, path, count: fault if asked == method and part in path else None
 
 
+HOST = {"user_id": "@h:fake", "access_token": "h", "password": "right"}
+GUEST = {"user_id": "@g:fake", "access_token": "g", "password": "right"}
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(meeting, "CHECK_SECONDS", 1)
+
+
 def meet(home: FakeHomeserver, **more: Any) -> list[Check]:
-    options: dict[str, Any] = {"password_user": ("anna", "right"), "seconds": 1, **more}
-    return hold(home.url, None, "secret", **options)
+    options: dict[str, Any] = {"guest": GUEST, "password_user": ("anna", "right"), **more}
+    return hold(home.url, **options)
 
 
 def bad(checks: list[Check]) -> dict[str, str]:
@@ -46,50 +55,19 @@ def bad(checks: list[Check]) -> dict[str, str]:
 def test_two_users_meet() -> None:
     with FakeHomeserver() as home:
         with Client(home.url, "old", "@old:fake") as client:
-            event = client.send_text("!room:fake", "of old times")
-            mxc = client.upload(b"old file", "text/plain")
-        old = {
-            "access_token": "old",
-            "room_id": "!room:fake",
-            "event_id": event,
-            "body": "of old times",
-            "mxc": mxc,
-            "sha256": hashlib.sha256(b"old file").hexdigest(),
-        }
-        checks = meet(home, old_data=old)
+            client.send_text("!room:fake", "of old times")
+        checks = meet(home, old_before=0.5)
         assert bad(checks) == {}
         assert [check.check for check in checks] == EVERYTHING
-        assert [user for user in home.gone if not user.endswith("-guest:fake")] == []
-        assert len(home.gone) == 1
-        spoiled = meet(home, old_data={**old, "body": "of new times", "mxc": None})
-        assert "says 'of old times', it said 'of new times'" in bad(spoiled)["old data"]
-        spoiled = meet(home, old_data={**old, "sha256": "00"})
-        assert "it had 00" in bad(spoiled)["old data"]
-
-
-def test_without_a_password_account_both_are_thrown_away() -> None:
-    with FakeHomeserver() as home:
-        checks = meet(home, password_user=None)
-        assert bad(checks) == {}
-        assert checks[0].check == "first user"
-        assert len(home.gone) == 2
-
-
-def test_a_guest_may_be_made_elsewhere() -> None:
-    with FakeHomeserver() as home:
-        guest = {"user_id": "@g:fake", "access_token": "g", "password": "right"}
-        checks = hold(home.url, password_user=("anna", "right"), guest=guest, seconds=1)
-        assert bad(checks) == {}
         assert home.gone == {"@g:fake"}
         assert not any("register" in path for _, path in home.log)
 
 
-def test_both_may_be_made_elsewhere() -> None:
+def test_without_a_password_account_both_are_thrown_away() -> None:
     with FakeHomeserver() as home:
-        host = {"user_id": "@h:fake", "access_token": "h", "password": "right"}
-        guest = {"user_id": "@g:fake", "access_token": "g", "password": "right"}
-        checks = hold(home.url, host=host, guest=guest, seconds=1)
+        checks = meet(home, password_user=None, host=HOST)
         assert bad(checks) == {}
+        assert checks[0].check == "first user"
         assert home.gone == {"@h:fake", "@g:fake"}
 
 
@@ -109,7 +87,7 @@ def test_a_meeting_at_an_address_keeps_the_name() -> None:
     with FakeHomeserver() as home:
         port = home.url.rpartition(":")[2]
         named = f"http://chat.example.invalid:{port}"
-        checks = hold(named, None, "secret", connect_to="127.0.0.1", seconds=1)
+        checks = hold(named, guest=GUEST, host=HOST, connect_to="127.0.0.1")
         assert bad(checks) == {}
 
 
@@ -119,12 +97,6 @@ def test_a_wrong_password_leaves_the_other_checks_explained() -> None:
     assert "M_FORBIDDEN: Invalid password" in failed["password login"]
     assert failed["room"] == "not tried, because it needs: password login"
     assert "second user" not in failed
-
-
-def test_no_way_to_a_second_user_says_what_to_give() -> None:
-    with FakeHomeserver() as home:
-        failed = bad(hold(home.url, password_user=("anna", "right"), seconds=1))
-    assert "no registration shared secret: give the meeting one" in failed["second user"]
 
 
 @pytest.mark.parametrize(
@@ -145,7 +117,7 @@ def test_each_check_can_fail(method: str, part: str, fault: str, check: str, tex
 
 
 def test_a_server_that_is_not_there_fails_every_check_and_raises_nothing() -> None:
-    checks = hold("http://127.0.0.1:1", None, "s", ("anna", "right"), seconds=0.2)
+    checks = hold("http://127.0.0.1:1", guest={}, password_user=("anna", "right"))
     assert [check.check for check in checks if check.ok] == ["goodbye"]
     assert "refused" in checks[0].detail
 

@@ -378,7 +378,7 @@ def test_sqlite_has_its_own_minimum_and_room() -> None:
     cmap["synapse"]["database"] = {"engine": "sqlite3", "path": "/home/matrix/homeserver.db"}
     database = {**DATABASE, "engine": "sqlite", "server_version": "3.34.1", "bytes": 40 * GIB}
     text = said("m1", fresh(cmap=cmap, database=database))
-    assert "SQLite is 3.34.1, the new release needs 3.40" in text
+    assert "SQLite is 3.34.1, the new release needs 3.37.2" in text
     assert "needed for the release and the backup and its proof" in text
 
 

@@ -140,6 +140,16 @@ def test_the_old_machine_offers_its_trees_only_where_somebody_may_fetch_them() -
     assert slice_of("legacy", "after M1", ALONE)["transfer"]["offers"] == {}
 
 
+@pytest.mark.parametrize(("port", "wanted"), [(None, 5432), (5433, 5433)])
+def test_the_database_has_one_port_wherever_it_is_named(port: int | None, wanted: int) -> None:
+    cmap = copy.deepcopy(MAP)
+    cmap["synapse"]["database"] |= {"port": port} if port else {}
+    legacy = slice_of("legacy", "after M1", cmap)
+    assert legacy["legacy"]["backup"]["cluster"] == {"port": wanted}
+    assert legacy["synapse"]["config"]["database"]["args"]["port"] == wanted
+    assert legacy["relay"]["postgresql"]["target"] == f"127.0.0.1:{wanted}"
+
+
 @pytest.mark.parametrize("stage", PLACEMENTS)
 def test_synapse_on_its_own_machine_is_open_to_the_proxy_alone(stage: str) -> None:
     row = slice_of("synapse", stage)

@@ -9,6 +9,7 @@ from saltworks import verify
 from saltworks.meeting import Check
 from saltworks.plan import Placement
 
+from tests.unit.house import House
 from tests.unit.test_precheck import MAP
 
 FOUND = Placement(synapse="legacy", managed=False, front="legacy")
@@ -83,3 +84,26 @@ def test_the_verdict_names_every_failed_check_first_and_what_to_do() -> None:
     assert lines[2].startswith("  - FAILED search: nothing found -> see journalctl -u synapse")
     assert lines[3] == "  - room: !r"
     assert verify.verdict("m2", [good]) == "M2 verified: 1 checks\n  - room: !r"
+    assert lines[0] == f"M1 {verify.summary([good, bad, other])}"
+    release = Check("version", True, "Synapse 1.163.2 on legacy")
+    assert verify.summary([good, release]) == "verified: 2 checks, Synapse 1.163.2 on legacy"
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_a_good_verdict_is_kept_for_the_record(good: bool) -> None:
+    row = {"state": "running", "started": 1.0}
+    made = House("verify", milestones={"m1": row})
+    checks = [Check("version", True, "Synapse 1.163.2 on legacy")]
+    vars(made).update(map=lambda: MAP, placement=lambda cmap: AFTER_M1)
+    vars(made.module).update(
+        _machines=lambda *given: checks,
+        _meeting=lambda *given: [Check("room", good, "!r")],
+    )
+    answer = made.module.check("m1")
+    kept = made.store.rows["milestones"]["m1"]
+    if good:
+        assert answer.startswith("M1 verified: 3 checks")
+        assert kept == {**row, "verified": "verified: 3 checks, Synapse 1.163.2 on legacy"}
+    else:
+        assert answer["retcode"] == 1
+        assert kept == row

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -142,10 +143,11 @@ def test_a_slow_answer_is_the_worst_wait() -> None:
     assert any("worst wait" in line for line in verdict(report, worst_wait=0.5))
 
 
-def test_a_rate_limit_is_no_failure() -> None:
+def test_a_rate_limit_is_no_failed_request_but_is_not_let_pass() -> None:
     with FakeHomeserver(once("PUT", "/send/", "429")) as home:
         report = chatted(home)
     assert (report["failed_requests"], report["rate_limited"]) == (0, 1)
+    assert verdict(report) == ["rate limited: 1, must be 0"]
 
 
 def test_a_dead_thread_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,6 +183,8 @@ def test_stale_connections_are_counted_apart() -> None:
     assert (report["stale_connections"], report["rate_limited"]) == (1, 1)
     assert report["failed_requests"] == 2
     assert report["retries"] == {STALE: 1, "http_429": 1, "reset": 1}
+    for line in ("stale connections: 1, must be 0", "rate limited: 1, must be 0"):
+        assert line in verdict(report)
 
 
 def test_a_poll_waits_only_for_what_is_beyond_its_timeout() -> None:
@@ -221,6 +225,10 @@ def test_worst_waits_are_kept_among_many() -> None:
 def test_the_report_is_printed() -> None:
     ledger = Ledger(["@a:b"])
     ledger.trouble(trouble("http_502", 502))
+    for _ in range(73):
+        ledger.trouble(trouble(STALE))
+    for _ in range(84):
+        ledger.trouble(trouble("http_429", 429))
     ledger.answered("send", "PUT", "/x", 0, 1.25)
     ledger.uploaded(Media("mxc://a/b", "00"))
     ledger.problem("half of it [is] missing")
@@ -228,6 +236,8 @@ def test_the_report_is_printed() -> None:
     print_report(ledger.report(), "M1", Console(file=said, width=120))
     for part in ("M1", "failed requests", "http_502", "1.25", "0 of 1", "half of it [is] missing"):
         assert part in said.getvalue()
+    assert re.search(r"stale connections\W+73\b", said.getvalue())
+    assert re.search(r"rate limited\W+84\b", said.getvalue())
 
 
 # --- the process ---------------------------------------------------------------------------------

@@ -318,10 +318,6 @@ class Client(Http):
         body: Json = {"device_keys": {user: [] for user in users}}
         return self._dict("POST", f"{CLIENT}/keys/query", body)
 
-    def keys_claim(self, wanted: Mapping[str, Mapping[str, str]]) -> Json:
-        """Claims one-time keys: `{user: {device: algorithm}}`."""
-        return self._dict("POST", f"{CLIENT}/keys/claim", {"one_time_keys": wanted})
-
     def push_rules(self) -> Json:
         """The own push rules."""
         return self._dict("GET", f"{CLIENT}/pushrules/")

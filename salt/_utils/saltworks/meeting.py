@@ -8,9 +8,7 @@ an empty room and deactivated throw-away users.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
-import os
 import secrets
 import struct
 import time
@@ -21,6 +19,7 @@ from typing import Any, NamedTuple
 from saltworks.matrix import Client, Json, MatrixError
 
 TO_DEVICE = "saltworks.meeting"
+# Bound of each attempt of a request, and of each wait of a check.
 CHECK_SECONDS = 20.0
 # How many of an account's rooms, and events in each, are looked at for something old.
 OLD_ROOMS, OLD_EVENTS = 10, 300
@@ -42,39 +41,27 @@ class Failed(Exception):
 
 def hold(
     base_url: str,
-    ca: str | os.PathLike[str] | None = None,
-    shared_secret: str | None = None,
-    password_user: tuple[str, str] | None = None,
-    old_data: Mapping[str, Any] | None = None,
     *,
-    admin_url: str | None = None,
+    guest: Mapping[str, Any],
     host: Mapping[str, Any] | None = None,
-    guest: Mapping[str, Any] | None = None,
+    password_user: tuple[str, str] | None = None,
     connect_to: str | None = None,
     old_before: float | None = None,
-    seconds: float = CHECK_SECONDS,
 ) -> list[Check]:
     """Holds the meeting and returns every check, in order; never raises for a broken server.
 
     :param base_url: the public address, `https://chat.example.org`.
-    :param ca: file with the authorities to trust; default the system's.
-    :param shared_secret: the registration shared secret, for throw-away users.
-    :param password_user: name and password of an account of the password provider (LDAP). Without
-        it both users are throw-away ones.
-    :param old_data: what an older session can read: `access_token`, `room_id`, `event_id`, and to
-        compare, `body` of that event; `mxc` and `sha256` of a file are compared too if given.
-    :param admin_url: where the registration API is served, if not at the public address (a front
-        door which passes `/_matrix` only answers 404 there).
-    :param host: the first user, if made elsewhere, as `guest`; not used with a password account.
-    :param guest: the second user, if made elsewhere: `user_id`, `access_token`, and, if it is to
-        be deactivated at the end, `password`. Then no shared secret is needed.
+    :param guest: the second user: `user_id`, `access_token`, and, if it is to be deactivated at
+        the end, `password`.
+    :param host: the first user, as `guest`; not used with a password account.
+    :param password_user: name and password of an account of the password provider (LDAP), which
+        is the first user then.
     :param connect_to: address of the front to meet at, whatever the public name's record says.
     :param old_before: Unix time; the password account looks in its own rooms for something written
         before it and reads that. What it finds depends on the account; the detail says it.
-    :param seconds: bound of each attempt of a request, and of each wait of a check.
     """
-    meeting = _Meeting(base_url, ca, shared_secret, admin_url, seconds, connect_to)
-    return list(meeting.run(password_user, old_data, host, guest, old_before))
+    meeting = _Meeting(base_url, connect_to)
+    return list(meeting.run(guest, host, password_user, old_before))
 
 
 def png(width: int, height: int) -> bytes:
@@ -98,21 +85,8 @@ def png(width: int, height: int) -> bytes:
 
 
 class _Meeting:
-    def __init__(
-        self,
-        base_url: str,
-        ca: str | os.PathLike[str] | None,
-        shared_secret: str | None,
-        admin_url: str | None,
-        seconds: float,
-        connect_to: str | None = None,
-    ) -> None:
-        self.connect_to = connect_to
-        self.base_url = base_url
-        self.ca = ca
-        self.shared_secret = shared_secret
-        self.admin_url = admin_url
-        self.seconds = seconds
+    def __init__(self, base_url: str, connect_to: str | None) -> None:
+        self.seconds = CHECK_SECONDS
         self.word = "meeting" + secrets.token_hex(6)
         self.room = ""
         self.said: dict[str, str] = {}
@@ -123,24 +97,18 @@ class _Meeting:
         self.image = png(96, 64)
         self.passed: set[str] = set()
         self.passwords: dict[str, str] = {}
-        self.clients = {name: self._client() for name in ("host", "guest")}
-
-    def _client(self, token: str | None = None) -> Client:
-        return Client(
-            self.base_url,
-            token,
-            ca=self.ca,
-            timeout=self.seconds,
-            retry_for=self.seconds,
-            connect_to=self.connect_to,
-        )
+        self.clients = {
+            name: Client(
+                base_url, timeout=self.seconds, retry_for=self.seconds, connect_to=connect_to
+            )
+            for name in ("host", "guest")
+        }
 
     def run(
         self,
-        password_user: tuple[str, str] | None,
-        old_data: Mapping[str, Any] | None,
+        guest: Mapping[str, Any],
         host: Mapping[str, Any] | None,
-        guest: Mapping[str, Any] | None,
+        password_user: tuple[str, str] | None,
         old_before: float | None,
     ) -> Iterator[Check]:
         try:
@@ -148,6 +116,7 @@ class _Meeting:
                 yield self._check("password login", lambda: self._login(*password_user))
                 ground = ("password login", "second user")
             else:
+                assert host is not None, "a first user, or a password account"
                 yield self._check("first user", lambda: self._arrive("host", host))
                 ground = ("first user", "second user")
             yield self._check("second user", lambda: self._arrive("guest", guest))
@@ -160,9 +129,7 @@ class _Meeting:
             yield self._check("thumbnail", self._thumbnail, "media up")
             yield self._check("to-device", self._to_device, *ground)
             yield self._check("search", self._search, "message by sync")
-            if old_data is not None:
-                yield self._check("old data", lambda: self._old_data(old_data))
-            elif old_before is not None and password_user is not None:
+            if old_before is not None and password_user is not None:
                 yield self._check(
                     "old data", lambda: old_news(self.clients["host"], old_before), ground[0]
                 )
@@ -192,24 +159,7 @@ class _Meeting:
         client.login_password(user, password, initial_device_display_name="Saltworks meeting")
         return f"{client.user_id} logged in by password"
 
-    def _throw_away(self, name: str) -> str:
-        if not self.shared_secret:
-            raise Failed(
-                "no registration shared secret: give the meeting one, or a second user made "
-                "elsewhere"
-            )
-        client = self.clients[name]
-        password = secrets.token_urlsafe(24)
-        localpart = f"saltworks-{self.word}-{name}"
-        client.register_shared_secret(
-            self.shared_secret, localpart, password, base_url=self.admin_url
-        )
-        self.passwords[name] = password
-        return f"{client.user_id} made by the shared secret"
-
-    def _arrive(self, name: str, given: Mapping[str, Any] | None) -> str:
-        if given is None:
-            return self._throw_away(name)
+    def _arrive(self, name: str, given: Mapping[str, Any]) -> str:
         client = self.clients[name]
         client.token = given["access_token"]
         if given.get("password"):
@@ -298,18 +248,7 @@ class _Meeting:
     def _got(self, name: str) -> list[Json]:
         return [event for event in self.devices[name] if event["type"] == TO_DEVICE]
 
-    # --- old data and the end ---------------------------------------------------------------
-
-    def _old_data(self, old: Mapping[str, Any]) -> str:
-        with self._client(old["access_token"]) as client:
-            event = client.event(old["room_id"], old["event_id"])
-            body = event.get("content", {}).get("body")
-            if old.get("body") is not None and body != old["body"]:
-                raise Failed(f"{old['event_id']} says {body!r}, it said {old['body']!r}")
-            said = f"{old['event_id']} of {event.get('sender')}"
-            if old.get("mxc"):
-                said += f" and {_same_file(client, old['mxc'], old.get('sha256'))}"
-        return f"{said} read with a token issued before"
+    # --- the end ----------------------------------------------------------------------------
 
     def _goodbye(self) -> str:
         problems = []
@@ -410,10 +349,3 @@ def _mxc(event: Json) -> str | None:
 def _rooms(answer: Json, how: str) -> Json:
     found: Json = answer.get("rooms", {}).get(how, {})
     return found
-
-
-def _same_file(client: Client, mxc: str, sha256: str | None) -> str:
-    found = hashlib.sha256(client.download(mxc)).hexdigest()
-    if sha256 is not None and found != sha256:
-        raise Failed(f"{mxc} has sha256 {found}, it had {sha256}")
-    return mxc

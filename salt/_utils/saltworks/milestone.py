@@ -94,16 +94,32 @@ def begun(record: Record, name: str, owner: Owner, now: float) -> dict[str, Any]
     """
     after(name)
     row = dict(record.get(name, {}))
+    # What an earlier run showed says nothing about what this one does.
+    row.pop("verified", None)
     row.update(state="running", owner=owner.as_row())
     row.setdefault("started", now)
     row["runs"] = int(row.get("runs", 0)) + 1
     return row
 
 
+def claimed(record: Record, name: str, owner: Owner) -> dict[str, Any]:
+    """The record's row while a milestone is taken back."""
+    return {**record[name], "owner": owner.as_row()}
+
+
+def verified(record: Record, name: str, verdict: str) -> dict[str, Any]:
+    """The record's row once all checks passed; nothing of a milestone that has ended."""
+    row = dict(record[name])
+    if row["state"] == "running":
+        row["verified"] = verdict
+    return row
+
+
 def ended(record: Record, name: str, state: str, now: float, verdict: str) -> dict[str, Any]:
     """The record's row when a run ended: ``achieved`` or ``rolled-back``."""
     row = dict(record.get(name, {}))
-    row.pop("owner", None)
+    for passing in ("owner", "verified"):
+        row.pop(passing, None)
     row.update(state=state, finished=now, verdict=verdict)
     return row
 

@@ -186,6 +186,22 @@ def transfers(cmap: Map) -> dict[str, dict[str, str]]:
     return rows
 
 
+def backup(directory: str, database: Mapping[str, Any]) -> dict[str, Any]:
+    """M1's way back: the states take it, the precheck looks whether it stands.
+
+    :param directory: ``backup.directory`` of the cluster map.
+    :param database: ``synapse.database`` of it.
+    :returns: ``directory``; ``mark``, the restore point in the window; ``live``, SQLite's copy
+        from before it; ``cluster``, PostgreSQL's (see ``pgcluster.locate``).
+    """
+    return {
+        "directory": f"{directory}/m1",
+        "mark": "m1",
+        "live": "m1-live",
+        "cluster": {"port": dsn_port(database)},
+    }
+
+
 @dataclass(frozen=True)
 class Handover:
     """Synapse's move from one machine to another, with the arguments of each end.

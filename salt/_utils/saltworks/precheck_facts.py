@@ -20,9 +20,6 @@ SALT_LINE, SALT_MINIMUM = 3008, 3
 #: Of the Python that Salt runs with: the project's modules use what came with it.
 SALT_PYTHON = (3, 11)
 
-#: Synapse's own minimum (its pyproject: requires-python).
-PYTHON_MINIMUM = (3, 10)
-
 #: Clocks further apart than this make tokens, logs and the record disagree, in seconds.
 CLOCK_SECONDS = 2.0
 

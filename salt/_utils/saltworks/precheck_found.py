@@ -7,12 +7,7 @@ from typing import Any
 
 from . import precheck_facts as shared
 from .precheck_facts import Facts, Survey
-
-#: Minimum of the releases from 1.143 on (their start refuses older ones).
-POSTGRESQL_MINIMUM = 14
-
-#: Minimum of the current releases (their metadata).
-SQLITE_MINIMUM = (3, 40)
+from .releases import POSTGRESQL_MINIMUM, SQLITE_MINIMUM, dotted
 
 #: A cautious guess until the rehearsal has measured it: seconds of a migration whatever
 #: the size, and events a second after that.
@@ -93,11 +88,11 @@ def _database(made: Survey, machine: str, found: Mapping[str, Any], moved: bool)
     ):
         return
     if found["engine"] == "sqlite":
-        version = tuple(int(part) for part in str(found["server_version"]).split(".")[:2])
+        version = tuple(int(part) for part in str(found["server_version"]).split("."))
         made.must(
             version >= SQLITE_MINIMUM,
             place,
-            f"SQLite is {found['server_version']}, the new release needs 3.40",
+            f"SQLite is {found['server_version']}, the new release needs {dotted(SQLITE_MINIMUM)}",
             "upgrade the machine to Debian 12 or newer first",
         )
     else:

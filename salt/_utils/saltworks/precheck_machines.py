@@ -9,6 +9,7 @@ from . import plan
 from . import precheck_facts as shared
 from .precheck_facts import MIB, Facts, Needs, Survey
 from .precheck_found import has_moved
+from .releases import PYTHON_MINIMUM, dotted
 
 
 def check(made: Survey, name: str, needs: Needs, facts: Facts, *, sound: bool, done: bool) -> None:
@@ -88,9 +89,9 @@ def _versions(
     )
     python = tuple(found["python"] or ())
     shown = ".".join(map(str, python)) or "none"
-    wanted = ".".join(map(str, shared.PYTHON_MINIMUM))
+    wanted = dotted(PYTHON_MINIMUM)
     made.must(
-        python >= shared.PYTHON_MINIMUM,
+        python >= PYTHON_MINIMUM,
         machine,
         f"the system's Python is {shown}, Synapse needs {wanted}",
         "upgrade the machine to Debian 12 or newer first",

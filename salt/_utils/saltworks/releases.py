@@ -13,6 +13,12 @@ from .errors import Problem, Refused
 #: Below the tree: one file of hash-locked requirements a release, named by its version.
 LOCKS = Path("formulas/synapse/files/releases")
 
+#: What the locked releases refuse to run below: PostgreSQL's major version (their start), the
+#: SQLite library (their start), Python (their metadata).
+POSTGRESQL_MINIMUM = 14
+SQLITE_MINIMUM = (3, 37, 2)
+PYTHON_MINIMUM = (3, 10)
+
 _VERSION = re.compile(r"^\d+(\.\d+)+$")
 
 
@@ -60,6 +66,11 @@ def target(root: Path, release: str | None = None) -> str:
             )
         ],
     )
+
+
+def dotted(version: Iterable[int]) -> str:
+    """A version as people write it: ``3.10``."""
+    return ".".join(map(str, version))
 
 
 def archive_pattern(version: str, requirements: bytes) -> str:

@@ -28,17 +28,21 @@ class Tree:
 
     :param root: the folder that holds ``pillar``, ``salt``, ``formulas``, ``orch``.
     :param opts: the master's options.
+    :param records: the folder of what runners write down.
     """
 
-    def __init__(self, root: str | os.PathLike[str], opts: Mapping[str, Any]) -> None:
+    def __init__(
+        self, root: str | os.PathLike[str], opts: Mapping[str, Any], records: str = RECORDS
+    ) -> None:
         self.root = Path(root)
+        self.records = records
         self.opts = opts
         self.map_path = self.root / "pillar" / "cluster.sls"
         self.vault = Vault(
             self.root / "pillar" / "secrets.sls",
             Path(opts.get("gpg_keydir") or Path(opts["config_dir"]) / "gpgkeys"),
         )
-        self.store = salt.cache.Cache(opts, cachedir=RECORDS, driver="localfs")
+        self.store = salt.cache.Cache(opts, cachedir=records, driver="localfs")
         #: Where the builder puts releases; served as ``salt://releases``.
         self.artifacts = Path(plan.ARTIFACTS_DIR)
         #: Id under which an orchestration's own pillar is compiled.
@@ -52,7 +56,7 @@ class Tree:
         """
         for row in opts.get("ext_pillar", []):
             if isinstance(row, Mapping) and "saltworks" in row:
-                return cls(row["saltworks"]["root"], opts)
+                return cls(opts=opts, **row["saltworks"])
         raise Refused(
             "master",
             [
@@ -108,7 +112,7 @@ class Tree:
             say = "salt-run placement.put synapse=<machine> front=<machine> managed=<True after M1>"
             raise Refused(
                 "placement",
-                [Problem(RECORDS, "the record of where Synapse runs is gone", say)],
+                [Problem(self.records, "the record of where Synapse runs is gone", say)],
             )
         return plan.Placement.recorded(cmap, row)
 

@@ -179,14 +179,19 @@ def leads_to(resolved: Collection[str], front: str) -> bool:
     return front in resolved
 
 
+def summary(checks: Sequence[Check]) -> str:
+    """The verdict in one line, for the record: how many checks, and which release where."""
+    bad = [check for check in checks if not check.ok]
+    if bad:
+        return f"is not verified: {len(bad)} of {len(checks)} checks failed"
+    seen = [check.detail for check in checks if check.check == "version"]
+    return ", ".join([f"verified: {len(checks)} checks", *seen])
+
+
 def verdict(name: str, checks: Sequence[Check]) -> str:
     """The operator's text: one line a check, the failed ones first and with a next step."""
     bad = [check for check in checks if not check.ok]
-    head = (
-        f"{name.capitalize()} is not verified: {len(bad)} of {len(checks)} checks failed"
-        if bad
-        else f"{name.capitalize()} verified: {len(checks)} checks"
-    )
+    head = f"{name.capitalize()} {summary(checks)}"
     return "\n".join([head, *_lines(bad, "FAILED "), *_lines([c for c in checks if c.ok], "")])
 
 

@@ -12,6 +12,9 @@ from pathlib import Path
 
 Maker = Callable[[Path], None]
 
+BUILT: list[str] = []
+"""What this process had to make because it was not there."""
+
 
 def digest(inputs: object) -> str:
     """Short hash of anything JSON can hold."""
@@ -58,4 +61,5 @@ def made(cache: Path, kind: str, inputs: object, make: Maker) -> Path:
         work.mkdir(parents=True)
         make(work)
         work.rename(path)
+        BUILT.append(path.name)
     return path

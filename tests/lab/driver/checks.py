@@ -24,7 +24,7 @@ def lint_commands(names: list[str]) -> list[list[str]]:
     yaml = [name for name in names if name.endswith((".yaml", ".yml"))]
     sls = [name for name in names if name.endswith(".sls")]
     python = [name for name in CODE if any(known.startswith(f"{name}/") for known in names)]
-    typed = [name for name in ("tests", "salt/_utils") if (PROJECT / name).is_dir()]
+    typed = [name for name in ("tests", "salt") if (PROJECT / name).is_dir()]
     commands = [["ruff", "check", *python], ["mypy", *typed]]
     if yaml:
         commands.append(["yamllint", "--strict", *yaml])
@@ -66,6 +66,9 @@ def pytest_command(lab: Lab, only: str | None, chosen: list[str]) -> list[str]:
     marks = only or "not soak and not bench"
     command = [*lab.network.inside(), sys.executable, "-m", "pytest"]
     command += ["-p", "tests.lab.driver.pytest_plugin", "-m", marks]
+    if only:
+        # What these show is what they are run for.
+        command.append("--capture=no")
     return [*command, *(chosen or suites)]
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
 import signal
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from types import FrameType
 
 from rich.console import Console
@@ -14,6 +17,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from . import cache
 from .errors import LabError
 from .lab import Lab
 
@@ -37,6 +41,34 @@ class Step:
     name: str
     function: StepFunction
     bound_seconds: float
+
+
+@dataclass(frozen=True)
+class Total:
+    """What a whole run may take, and where it is written down.
+
+    Attributes:
+        name: of the file in the lab's reports, without suffix.
+        cold_seconds: bound when something had to be built.
+        warm_seconds: bound when everything came from the cache.
+        before_seconds: what has passed before the first step.
+    """
+
+    name: str
+    cold_seconds: float
+    warm_seconds: float
+    before_seconds: float = 0.0
+
+    def words(self, seconds: float, cold: bool) -> str:
+        """How long it took and whether that is too long."""
+        bound = self.cold_seconds if cold else self.warm_seconds
+        kind = "with things to build" if cold else "with everything in the cache"
+        if seconds <= bound:
+            return f"in all {seconds:.0f} s, of {bound:g} s that a run {kind} may take"
+        return (
+            f"TOO SLOW: in all {seconds:.0f} s, a run {kind} may take {bound:g} s "
+            f"({os.cpu_count()} cores, load {os.getloadavg()[0]:.1f})"
+        )
 
 
 @dataclass
@@ -72,20 +104,51 @@ class Progress:
     console: Console = field(default_factory=Console)
     rows: list[_Row] = field(default_factory=list)
 
-    def run(self, steps: Sequence[Step]) -> None:
+    def run(self, steps: Sequence[Step], total: Total | None = None) -> None:
         """Run steps in order.
+
+        Args:
+            steps: what to do.
+            total: of the whole run; it is told and written down, and never fails the run.
 
         Raises:
             StepError: for the first that fails or takes longer than its bound.
         """
         self.rows = [_Row(step) for step in steps]
-        begin = time.monotonic()
-        if self.console.is_terminal:
-            with Live(get_renderable=self._table, console=self.console, refresh_per_second=8):
+        begin, there = time.monotonic(), len(cache.BUILT)
+        try:
+            if self.console.is_terminal:
+                with Live(get_renderable=self._table, console=self.console, refresh_per_second=8):
+                    self._all()
+            else:
                 self._all()
-        else:
-            self._all()
-        self.console.print(f"all steps done in {time.monotonic() - begin:.1f} s")
+            self.console.print(f"all steps done in {time.monotonic() - begin:.1f} s")
+        finally:
+            if total is not None:
+                seconds = time.monotonic() - begin + total.before_seconds
+                self._sum(total, seconds, cache.BUILT[there:])
+
+    def _sum(self, total: Total, seconds: float, built: list[str]) -> None:
+        done = all(row.state == "done" for row in self.rows)
+        if done:
+            self.console.print(total.words(seconds, bool(built)), highlight=False, soft_wrap=True)
+        report = {
+            "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            "cores": os.cpu_count(),
+            "load": round(os.getloadavg()[0], 1),
+            "done": done,
+            "seconds": round(seconds, 1),
+            "bound_seconds": total.cold_seconds if built else total.warm_seconds,
+            "before_seconds": round(total.before_seconds, 1),
+            "built": built,
+            "steps": [
+                {"name": row.step.name, "state": row.state, "seconds": round(row.seconds, 1)}
+                for row in self.rows
+            ],
+        }
+        folder = self.lab.settings.reports
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{total.name}.json").write_text(json.dumps(report, indent=1) + "\n")
 
     def _all(self) -> None:
         for number, row in enumerate(self.rows, 1):

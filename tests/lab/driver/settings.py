@@ -28,8 +28,6 @@ ADDRESSES: dict[str, str] = {
 """Machines the lab starts with: name = minion id = hostname, and address."""
 
 MASTER = "salt"
-SALT_VERSION = "3008.3"
-
 
 NETNS = "netns"
 """File in a lab's state that names its network namespace."""

@@ -54,6 +54,7 @@ def test_a_missing_backup_is_announced_in_test_mode_and_taken_otherwise() -> Non
     )
     announced = state("pgbackup", salt, True).based("/b")
     assert announced["result"] is None
+    assert announced["changes"]["planned"]["new"] == announced["comment"]
     assert "pgbackup.base" not in salt.seen
     done = state("pgbackup", salt, False).based("/b")
     assert done["result"] is True
@@ -89,7 +90,7 @@ def test_only_a_proof_of_this_backup_and_this_release_stands(
     rehearse = {"release": release} if release else None
     result = state("pgbackup", salt, True).proven("/b", rehearse=rehearse)
     assert result["result"] is (True if stands else None)
-    assert result["changes"] == {}
+    assert bool(result["changes"]) is not stands
 
 
 def test_an_error_fails_the_state_with_its_words() -> None:
@@ -144,7 +145,8 @@ def test_acting_states_touch_nothing_in_test_mode() -> None:
         lite.proven("m1", "/b"),
         lite.restored("m1", "/b"),
     ):
-        assert (result["result"], result["changes"]) == (None, {})
+        assert result["result"] is None
+        assert result["changes"] == {"planned": {"old": "", "new": result["comment"]}}
     assert salt.seen == ["pgbackup.status", "pgbackup.moved_on", "sqlitebackup.moved_on"]
 
 

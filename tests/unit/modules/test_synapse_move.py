@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import getpass
 import os
 import sqlite3
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +22,8 @@ from tests.unit.modules.minion_modules import load
 class Machine:
     """``synapse_move`` on a machine whose Synapse runs or not."""
 
+    lock: str
+
     def __init__(self, runs: bool) -> None:
         self.runs = runs
         self.events: list[str] = []
@@ -29,7 +34,7 @@ class Machine:
             "transfer.pull": lambda **row: self.note(f"pull {row['source']}"),
             "homeserver.healthy": lambda url, timeout: self.note(f"healthy {url}"),
         })
-        vars(self.move)["subprocess"] = SimpleNamespace(run=self._run)
+        vars(self.move).update(subprocess=SimpleNamespace(run=self._run), LOCK=self.lock)
 
     def note(self, event: str) -> dict[str, float]:
         self.events.append(event)
@@ -41,6 +46,11 @@ class Machine:
         self.events.append(" ".join(argv[1:]))
         failed = argv[1] in self.fails
         return SimpleNamespace(returncode=int(failed), stderr="no such unit" if failed else "")
+
+
+@pytest.fixture(autouse=True)
+def _locks_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Machine, "lock", str(tmp_path / "lock"), raising=False)
 
 
 STOPPED = "disable --now synapse.service"
@@ -158,3 +168,42 @@ def test_stopping_is_for_after_a_reboot_too() -> None:
     machine = Machine(runs=True)
     assert machine.move.stop("synapse") is True
     assert machine.events == [STOPPED]
+
+
+def test_a_step_waits_for_one_whose_run_has_died() -> None:
+    late, back = Machine(runs=False), Machine(runs=False)
+    pulling, go_on = threading.Event(), threading.Event()
+    order: list[str] = []
+
+    def pull(**row: str) -> None:
+        pulling.set()
+        assert go_on.wait(20)
+
+    def systemctl(argv: list[str], **more: Any) -> Any:
+        order.append(" ".join(argv[1:]))
+        return SimpleNamespace(returncode=0)
+
+    late.move.__salt__["transfer.pull"] = pull
+    for machine in (late, back):
+        vars(machine.move)["subprocess"] = SimpleNamespace(run=systemctl)
+    with ThreadPoolExecutor(2) as pool:
+        arriving = pool.submit(late.move.arrive, "synapse", "http://s:8008", [{"source": "/m"}])
+        assert pulling.wait(20)
+        stopping = pool.submit(back.move.stop, "synapse")
+        with pytest.raises(TimeoutError):
+            stopping.result(0.5)
+        go_on.set()
+        arriving.result(20)
+        stopping.result(20)
+    # The other way round Synapse would run here, and where it went back to.
+    assert order == [STARTED, STOPPED]
+
+
+def test_a_step_that_never_ends_is_waited_for_no_longer() -> None:
+    machine = Machine(runs=True)
+    vars(machine.move)["LOCK_SECONDS"] = 0.2
+    with Path(Machine.lock).open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(CommandExecutionError, match=r"another step.*saltutil\.running"):
+            machine.move.stop("synapse")
+    assert machine.events == []

@@ -60,10 +60,11 @@ STEPS = [
     ("rolled_back", "milestone.roll_back"),
     ("disarmed", "milestone.check_catch"),
 ]
+LOOKING = [*STEPS, ("returnable", "milestone.check_return")]
 
 
 @pytest.mark.parametrize(("answer", "said"), FAILURES)
-@pytest.mark.parametrize(("step", "runner"), STEPS)
+@pytest.mark.parametrize(("step", "runner"), LOOKING)
 def test_whatever_way_a_runner_fails_the_step_fails_with_its_words(
     step: str, runner: str, answer: Any, said: str
 ) -> None:
@@ -71,6 +72,19 @@ def test_whatever_way_a_runner_fails_the_step_fails_with_its_words(
     done = getattr(master.state, step)("m2")
     assert (done["result"], done["changes"]) == (False, {})
     assert said in done["comment"]
+
+
+@pytest.mark.parametrize(("step", "runner"), STEPS)
+def test_a_runner_that_the_master_does_not_have_fails_the_step(step: str, runner: str) -> None:
+    missing: dict[str, Any] = {runner.replace(".", "__"): KeyError(runner)}
+    master = Master(**missing)
+    done = getattr(master.state, step)("m2")
+    assert (done["result"], done["changes"]) == (False, {})
+    assert f"{runner}: the master has no such runner -> take runner_dirs" in done["comment"]
+    another: dict[str, Any] = dict.fromkeys(missing, KeyError("another"))
+    master = Master(**another)
+    with pytest.raises(KeyError, match="another"):
+        getattr(master.state, step)("m2")
 
 
 @pytest.mark.parametrize(("step", "runner"), STEPS)
@@ -82,6 +96,14 @@ def test_only_the_precheck_asks_anything_in_test_mode(step: str, runner: str) ->
         assert (done["result"], master.seen) == (True, [("precheck.milestone", ["m2"])])
     else:
         assert (done["result"], master.seen) == (None, [])
+
+
+@pytest.mark.parametrize("test", [True, False])
+def test_who_may_go_back_is_asked_in_test_mode_too_but_owns_nothing_then(test: bool) -> None:
+    master = Master(test, milestone__check_return="M2 may be taken back")
+    done = master.state.returnable("m2")
+    assert (done["result"], done["changes"]) == (True, {})
+    assert master.seen == [("milestone.check_return", {"claim": not test})]
 
 
 def test_a_place_that_is_recorded_already_is_no_change() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from .. import releases
 from .model import dotted
 from .rules import rule
 from .sections import unknown
@@ -156,9 +157,11 @@ def _sqlite(
         work.refuse((*base, "args"), what, "give Synapse a database file, or PostgreSQL")
         return None
     found = version(work.found.get("sqlite_version"))
-    if found and found < (3, 37, 2):
+    if found and found < releases.SQLITE_MINIMUM:
+        wanted = releases.dotted(releases.SQLITE_MINIMUM)
         work.refuse(
-            "SQLite", f"the library is {work.found['sqlite_version']}; {work.target} wants 3.37.2",
+            "SQLite",
+            f"the library is {work.found['sqlite_version']}; {work.target} wants {wanted}",
             "upgrade the operating system first, or move to PostgreSQL",
         )
     return {"engine": "sqlite3", "path": work.reading.absolute(path)}
@@ -209,14 +212,15 @@ def _postgresql(
 
 
 def _postgresql_version(work: Work) -> None:
-    number = work.found.get("postgresql_version")
+    number, wanted = work.found.get("postgresql_version"), releases.POSTGRESQL_MINIMUM
     if number is None:
         work.warn(
-            "PostgreSQL", "its version was not asked", "M1's precheck asks; it must be 14 or newer"
+            "PostgreSQL", "its version was not asked",
+            f"M1's precheck asks; it must be {wanted} or newer",
         )
-    elif int(number) < 140000:
+    elif int(number) // 10000 < wanted:
         work.refuse(
-            "PostgreSQL", f"it is {int(number) // 10000}; {work.target} wants 14 or newer",
+            "PostgreSQL", f"it is {int(number) // 10000}; {work.target} wants {wanted} or newer",
             "upgrade PostgreSQL first; 1.40 runs on 15 as well",
         )
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from .. import plan
+from .. import plan, releases
 from . import database, listeners, modules, nginx, outside, stated
 from .model import Adoption
 from .reading import read
@@ -160,9 +160,11 @@ def _signing_key(work: Work) -> None:
 
 def _platform(work: Work) -> None:
     python = work.found.get("system_python") or work.found.get("python")
-    if version(python) and version(python) < (3, 10):
+    if version(python) and version(python) < releases.PYTHON_MINIMUM:
+        wanted = releases.dotted(releases.PYTHON_MINIMUM)
         work.refuse(
-            "Python", f"it is {python}; {work.target} wants 3.10 or newer",
+            "Python",
+            f"it is {python}; {work.target} wants {wanted} or newer",
             "upgrade the operating system first (Debian 12 or newer)",
         )
     if work.old and work.old >= version(work.target):
