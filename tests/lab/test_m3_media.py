@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 from saltworks.parts import media as part
 
-from tests.lab import milestones, people, witness
+from tests.lab import milestones, people
 from tests.lab.driver import SaltRunError
-from tests.lab.stage import Stage, after_m2, changes, snapshot, steps
+from tests.lab.stage import Stage, after_m2, assert_unharmed, changes, snapshots, steps
 
 pytestmark = pytest.mark.lab
 
@@ -57,7 +57,7 @@ def stage() -> Iterator[Stage]:
 
 def everything(stage: Stage) -> set[str]:
     """What may not change on any machine."""
-    return {f"{name} {line}" for name in MACHINES for line in snapshot(stage.lab.machine(name))}
+    return snapshots(stage, MACHINES)
 
 
 def call(stage: Stage, machine: str, function: str, **kwargs: Any) -> Json:
@@ -67,8 +67,14 @@ def call(stage: Stage, machine: str, function: str, **kwargs: Any) -> Json:
 
 
 def main_pid(stage: Stage) -> str:
-    show = "systemctl show --property=MainPID --value synapse"
-    return stage.lab.machine("synapse").run(show).stdout.strip()
+    return stage.main_pid("synapse", "synapse")
+
+
+def assert_reads_as_before(stage: Stage, name: str) -> None:
+    """Everybody sees what he saw before the media moved."""
+    out = stage.lab.settings.reports / f"readback-{name}.json"
+    after = milestones.read_back(stage.lab, stage.seed, out, M2)
+    assert milestones.compared(M2, TOLD.before, after)["unexplained"] == []
 
 
 def curl(stage: Stage, path: str, options: str = "") -> Any:
@@ -184,9 +190,8 @@ def test_the_media_move_under_the_eyes_of_the_witness(stage: Stage) -> None:
     with milestones.chatting(stage.lab, stage.seed, out):
         stage.orchestrate("orch.m3.media")
         uploaded(stage, "after the move")
-    report = json.loads(out.read_text())
-    assert witness.verdict(report, WORST_WAIT) == []
-    assert report["media"]["uploaded"] > 3
+    assert_unharmed(out, WORST_WAIT)
+    assert json.loads(out.read_text())["media"]["uploaded"] > 3
     assert stage.state("m3.media") == "achieved"
     assert files(stage, "synapse", TREE) == files(stage, "storage", BUCKET)
     assert all_are_intact(stage)
@@ -219,9 +224,7 @@ def test_everything_is_pruned_and_comes_back_as_it_was(stage: Stage) -> None:
     assert done["pruned"] == done["files"] > 30
     assert files(stage, "synapse", TREE) == set()
     assert stage.lab.machine("synapse").read(f"{TREE}/url_cache/page") == "preview\n"
-    out = stage.lab.settings.reports / "readback-pruned.json"
-    after = milestones.read_back(stage.lab, stage.seed, out, M2)
-    assert milestones.unexplained(TOLD.before, after) == []
+    assert_reads_as_before(stage, "pruned")
     assert all_are_intact(stage)
 
 
@@ -257,7 +260,7 @@ def test_the_way_back_after_new_uploads_loses_nothing(stage: Stage) -> None:
     out = stage.lab.settings.reports / "media-back.json"
     with milestones.chatting(stage.lab, stage.seed, out):
         stage.orchestrate("orch.m3.media.rollback")
-    assert witness.verdict(json.loads(out.read_text()), WORST_WAIT) == []
+    assert_unharmed(out, WORST_WAIT)
     assert stage.state("m3.media") == "rolled-back"
     synapse = stage.lab.machine("synapse")
     assert "media_storage_providers" not in synapse.read("/etc/synapse/homeserver.yaml")
@@ -267,9 +270,7 @@ def test_the_way_back_after_new_uploads_loses_nothing(stage: Stage) -> None:
     assert not storage.run(f"systemctl is-active {part.SERVICE}", check=False).ok
     assert not storage.run("test -e /etc/saltworks-storage", check=False).ok
     assert len(files(stage, "storage", BUCKET)) > 30
-    read = stage.lab.settings.reports / "readback-back.json"
-    after = milestones.read_back(stage.lab, stage.seed, read, M2)
-    assert milestones.unexplained(TOLD.before, after) == []
+    assert_reads_as_before(stage, "back")
     assert all_are_intact(stage)
 
 
