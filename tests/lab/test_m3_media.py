@@ -171,7 +171,7 @@ def test_files_that_change_or_go_in_the_copy_are_never_called_equal(stage: Stage
     machine.run(f"{unit} bash -c {shlex.quote(loop)}")
     try:
         done = call(stage, "synapse", "media_store.copy", user="synapse")
-        assert done["unreadable"] == ["local_content/zz/zz/changing (changes)"]
+        assert "local_content/zz/zz/changing (changes)" in done["unreadable"]
         call(stage, "storage", "storage.hash", **part._hash("storage").kwargs)
         answer = stage.lab.salt(
             "synapse", "media_store.compare", user="synapse", timeout=120, check=False
