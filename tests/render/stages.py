@@ -65,6 +65,7 @@ M3_PLACEMENTS: dict[str, dict[str, Any]] = {
     "database moved": {**AFTER_M2, "database": "database"},
     "media upcoming": {**AFTER_M2, "upcoming": {"media": "storage"}},
     "media moved": {**AFTER_M2, "media": "storage"},
+    "media going back": {**AFTER_M2, "media": "storage", "upcoming": {"media": ""}},
     "auth upcoming": {**AFTER_M2, "upcoming": {"auth": "directory"}},
     "auth moved": {**AFTER_M2, "auth": "directory"},
     "auth moving": {**AFTER_M2, "upcoming": {"auth": "directory"}, "moving": True},

@@ -24,34 +24,34 @@ STATES: dict[str, dict[str, list[str]]] = {
     "as found": {
         "legacy": ["base"],
         "proxy": ["base", "nginx"],
-        "synapse": ["base", "firewall", "synapse", "transfer"],
+        "synapse": ["base", "firewall", "media.absent", "synapse", "transfer"],
     },
     "after M1": {
         "legacy": ["base", "relay", "nginx", "synapse", "transfer"],
         "proxy": ["base", "nginx"],
-        "synapse": ["base", "firewall", "synapse", "transfer"],
+        "synapse": ["base", "firewall", "media.absent", "synapse", "transfer"],
     },
     "front moved": {
         "legacy": ["base", "relay", "nginx", "synapse", "transfer"],
         "proxy": ["base", "nginx"],
-        "synapse": ["base", "firewall", "synapse", "transfer"],
+        "synapse": ["base", "firewall", "media.absent", "synapse", "transfer"],
     },
     "moving": {
         "legacy": ["base", "relay", "nginx", "synapse.prepared", "transfer"],
         "proxy": ["base", "nginx.loaded"],
-        "synapse": ["base", "firewall", "synapse.prepared", "transfer"],
+        "synapse": ["base", "firewall", "media.absent", "synapse.prepared", "transfer"],
     },
     "after M2": {
         "legacy": ["base", "relay", "nginx", "synapse.absent", "transfer", "postgres.source"],
         "proxy": ["base", "nginx"],
-        "synapse": ["base", "firewall", "synapse", "transfer"],
+        "synapse": ["base", "firewall", "media.absent", "synapse", "transfer"],
     },
     "retired": {
         "legacy": [
             "base", "relay", "nginx.absent", "synapse.absent", "transfer.absent", "postgres.source",
         ],
         "proxy": ["base", "nginx"],
-        "synapse": ["base", "firewall", "synapse", "transfer.absent"],
+        "synapse": ["base", "firewall", "media.absent", "synapse", "transfer.absent"],
     },
 }
 

@@ -29,11 +29,18 @@ MEDIA_DIR = f"{DATA_DIR}/media_store"
 SQLITE_PATH = f"{DATA_DIR}/homeserver.db"
 HANDOVER_DIR = "/var/lib/saltworks/handover"
 TRANSFER_DIR = "/etc/saltworks/transfer"
+#: Name of the project's authority among those that Synapse trusts, and its file.
+AUTHORITY = "saltworks"
+AUTHORITY_FILE = f"{CONFIG_DIR}/certificates/{AUTHORITY}.pem"
 SERVICE = "synapse"
 #: Synapse's account where it is ours to choose; on the legacy machine it is the one found.
 USER = "synapse"
 RELEASES_DIR = "/opt/synapse/releases"
 ARTIFACTS_DIR = "/srv/saltworks-artifacts/releases"
+
+#: Modules that Synapse loads beside its release; its unit names the folder from the first day,
+#: so that what is put there needs no other unit.
+PLUGINS_DIR = "/opt/saltworks/plugins"
 
 #: What M3 moves away from where it was found; each has a module in ``saltworks.parts``.
 MOVED_PARTS = ("database", "media", "auth")

@@ -13,6 +13,7 @@ from .plan import (
     CONFIG_DIR,
     DATA_DIR,
     HANDOVER_DIR,
+    PLUGINS_DIR,
     POLL_PORT,
     PORT,
     SERVICE,
@@ -190,20 +191,27 @@ def _synapse_slice(cmap: Map, placement: Placement, minion: str, secret: Secrets
     formula["service"]["running"] = here
     if placement.upcoming:
         formula["upcoming"] = homeserver_config(cmap, placement.next(), minion, secret)
+    beside: dict[str, Any] = {}
+    beside_states: list[str] = []
     for part in parts.PARTS.values():
         if clustermap.the_machine(cmap, part.ROLE):
-            _merge(formula, part.synapse(cmap, placement, secret))
+            added = part.synapse(cmap, placement, secret)
+            more = added.pop("beside", {})
+            beside_states += more.pop("states", [])
+            beside.update(more)
+            _merge(formula, added)
     proxy = clustermap.the_machine(cmap, "proxy")
     clients = [clustermap.address(cmap, proxy)] if proxy else []
     # The firewall first: from its first moment Synapse listens to nobody else.
     # What is about to move changes unit and modules: Synapse takes that up when it is stopped
     # for it, not before.
     held = placement.moving or placement.upcoming
-    states = ["base", "firewall", "synapse.prepared" if held else "synapse"]
+    states = ["base", "firewall", *beside_states, "synapse.prepared" if held else "synapse"]
     return {
         "states": [*states, "transfer.absent" if placement.retired else "transfer"],
         "firewall": {"ports": {port: list(clients) for port in (PORT, POLL_PORT)}},
         "synapse": formula,
+        **beside,
         "transfer": {
             "from": clustermap.address(cmap, cmap["legacy"]["minion"]),
             # Once people write here, fetching again would delete what they wrote.
@@ -273,7 +281,12 @@ def _synapse_formula(
         "plugins": modules.plugins(cmap),
         "certificates": resolve(modules.certificates(cmap), secret),
         "signing_key": secret("signing_key"),
-        "service": {"name": SERVICE, "enabled": True, "read_write_paths": []},
+        "service": {
+            "name": SERVICE,
+            "enabled": True,
+            "read_write_paths": [],
+            "environment": {"PYTHONPATH": PLUGINS_DIR},
+        },
     }
 
 

@@ -63,6 +63,7 @@ NEXT_STEPS = {
     "media up": "check client_max_body_size and the owner of the media store",
     "media down": "check the owner and the content of the media store",
     "thumbnail": "check the owner of the media store, then journalctl -u synapse",
+    "media store": "see journalctl -u saltworks-storage on its machine, then run this again",
     "old data": "compare the database and the media with the backup before anything else",
     "new database": "see PostgreSQL's log on its machine, and pgstandby.status there",
     "old database": "see PostgreSQL's log there; without it there is no way back",

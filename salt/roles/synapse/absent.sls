@@ -1,4 +1,5 @@
 include:
   - synapse.absent
+  - media.absent
   - transfer.absent
   - firewall.absent

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from .hostpip import pip_settings
-from .mirror import LEGACY_LOCK, LEGACY_NEWER, RELEASES
+from .mirror import LEGACY_LOCK, LEGACY_NEWER, RELEASES, STORAGE
 from .process import host
 from .settings import PROJECT
 
@@ -26,7 +26,8 @@ def lock_commands() -> list[list[str]]:
         (REQUIREMENTS / "build.txt", []),
         (LEGACY_LOCK, [*LEGACY_NEWER, *MACHINE]),
     ]
-    jobs += [(path.with_suffix(".txt"), MACHINE) for path in sorted(RELEASES.glob("*.in"))]
+    machines = [*sorted(RELEASES.glob("*.in")), *sorted(STORAGE.glob("*.in"))]
+    jobs += [(path.with_suffix(".txt"), MACHINE) for path in machines]
     return [
         [*common, *more, str(lock.with_suffix(".in")), "--output-file", str(lock)]
         for lock, more in jobs

@@ -14,6 +14,7 @@ from .process import host
 from .settings import PROJECT, Settings
 
 RELEASES = PROJECT / "formulas" / "synapse" / "files" / "releases"
+STORAGE = PROJECT / "formulas" / "storage" / "files"
 DATA = Path(__file__).parent / "data"
 RECIPE = 1
 """Raised when a change of this file must make new mirrors."""
@@ -42,7 +43,7 @@ class Mirror:
 
     @property
     def _wheels_inputs(self) -> list[object]:
-        locks = sorted(RELEASES.glob("*.txt"))
+        locks = sorted([*RELEASES.glob("*.txt"), *STORAGE.glob("*.txt")])
         return [RECIPE, files_digest(*locks, PROJECT / "requirements" / "build.txt")]
 
     @property
@@ -54,7 +55,7 @@ class Mirror:
         return made(self.settings.cache, "debs", self._debs_inputs, self._make_debs)
 
     def wheels(self) -> Path:
-        """Wheels and source archives of every Synapse release under ``formulas/synapse``."""
+        """Wheels and source archives of all that formulas lock: Synapse releases, rclone."""
         return made(self.settings.cache, "wheels", self._wheels_inputs, self._make_wheels)
 
     def legacy(self) -> Path:
@@ -113,6 +114,7 @@ class Mirror:
             binds={
                 "/run/out": work,
                 "/run/releases": RELEASES,
+                "/run/storage": STORAGE,
                 "/run/requirements": PROJECT / "requirements",
             },
         )
@@ -120,7 +122,7 @@ class Mirror:
         chamber.run(
             "python3 -m venv /run/env\n"
             f"{fetch} /run/requirements/build.txt\n"
-            f'for lock in /run/releases/*.txt; do {fetch} "$lock"; done\n',
+            f'for lock in /run/releases/*.txt /run/storage/*.txt; do {fetch} "$lock"; done\n',
             900,
         )
 

@@ -53,6 +53,7 @@ class Part(Protocol):
         """What the part adds to the pillar ``synapse`` of Synapse's machine, beside its config.
 
         ``certificates`` and ``plugins`` (name to ...), ``service.environment``; merged.
+        ``beside``: formulas that are applied before it, as :meth:`legacy` names them.
         """
 
     def relays(self, cmap: Map, placement: Placement) -> dict[str, dict[str, Any]]:

@@ -9,7 +9,7 @@ from ..clustermap import Map, address, the_machine
 from ..errors import Problem, Refused
 from ..meeting import Check
 from ..modules import BOUNDED_LDAP, directories, left_on_loopback
-from ..plan import CONFIG_DIR, TRANSFER_DIR, Placement, Secrets
+from ..plan import AUTHORITY, AUTHORITY_FILE, TRANSFER_DIR, Placement, Secrets
 from .model import Ask, Steps
 
 NAME = "auth"
@@ -24,9 +24,6 @@ PORT = 636
 
 #: Where the directory is dumped for the way there, and for the way back; on both machines.
 FOLDER, FOLDER_BACK = "/var/lib/saltworks/directory", "/var/lib/saltworks/directory-back"
-
-#: Of the project's authority, on Synapse's machine.
-AUTHORITY = f"{CONFIG_DIR}/certificates/saltworks.pem"
 
 #: ssl.CERT_REQUIRED, as the module's configuration can say it.
 CERT_REQUIRED = 2
@@ -59,7 +56,7 @@ def configure(config: dict[str, Any], cmap: Map, placement: Placement) -> None:
             **kept,
             "uri": f"ldaps://{placement.auth}:{PORT}",
             "start_tls": False,
-            "tls_options": {"validate": CERT_REQUIRED, "ca_certs_file": AUTHORITY},
+            "tls_options": {"validate": CERT_REQUIRED, "ca_certs_file": AUTHORITY_FILE},
         }
 
 
@@ -121,7 +118,7 @@ def legacy(cmap: Map, placement: Placement, secret: Secrets) -> dict[str, Any]:
 def synapse(cmap: Map, placement: Placement, secret: Secrets) -> dict[str, Any]:
     """See :class:`saltworks.parts.Part`."""
     if placement.auth or NAME in placement.upcoming:
-        return {"certificates": {"saltworks": secret("pki_authority")}}
+        return {"certificates": {AUTHORITY: secret("pki_authority")}}
     return {}
 
 
@@ -152,7 +149,7 @@ def steps(cmap: Map, placement: Placement) -> Steps:
         )
     fetched = {**_fetched_by(cmap, there), "folder": FOLDER, "whole": True}
     return Steps(
-        before=(Ask(placement.synapse, "slapd.answers", {"host": there, "authority": AUTHORITY}),),
+        before=(Ask(placement.synapse, "slapd.answers", {"host": there, "authority": AUTHORITY_FILE}),),
         act=(
             Ask(found, "slapd.leave", {"folder": FOLDER}),
             Ask(there, "slapd.take", fetched),
@@ -202,7 +199,7 @@ def proofs(cmap: Map, placement: Placement) -> Mapping[str, Ask]:
         "new": Ask(placement.auth, "slapd.facts"),
         "found": Ask(cmap["legacy"]["minion"], "slapd.facts"),
         "tls": Ask(
-            placement.synapse, "slapd.answers", {"host": placement.auth, "authority": AUTHORITY}
+            placement.synapse, "slapd.answers", {"host": placement.auth, "authority": AUTHORITY_FILE}
         ),
     }
 

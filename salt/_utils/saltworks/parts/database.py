@@ -16,6 +16,8 @@ from ..clustermap import Map
 from ..errors import Problem
 from ..meeting import Check
 from ..plan import (
+    AUTHORITY,
+    AUTHORITY_FILE,
     CONFIG_DIR,
     LOOPBACK,
     RELAY_OFFSET,
@@ -48,9 +50,6 @@ PORT = 5432
 REPLICATION = "saltworks_replication"
 SLOT = "saltworks_standby"
 
-#: Name under which Synapse trusts the project's authority.
-AUTHORITY = "saltworks"
-
 
 def idle(cmap: Map) -> str:
     """See :class:`saltworks.parts.Part`."""
@@ -68,7 +67,7 @@ def configure(config: dict[str, Any], cmap: Map, placement: Placement) -> None:
         "host": placement.database,
         "port": PORT,
         "sslmode": "verify-full",
-        "sslrootcert": f"{CONFIG_DIR}/certificates/{AUTHORITY}.pem",
+        "sslrootcert": AUTHORITY_FILE,
     }
     config["database"] = {"name": "psycopg2", "args": args}
 

@@ -1,0 +1,3 @@
+include:
+  - media.configured
+  - media.running

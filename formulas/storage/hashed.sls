@@ -1,0 +1,8 @@
+# Size and SHA-256 of every object, from the disk, where who has the keys can read them.
+{%- from 'storage/map.jinja' import storage, bucket_dir, ledger with context %}
+
+storage-hashed:
+  storage.hashed:
+    - name: {{ bucket_dir }}
+    - ledger: {{ ledger }}
+    - user: {{ storage.user }}

@@ -1,0 +1,4 @@
+include:
+  - storage.installed
+  - storage.configured
+  - storage.running

@@ -1,0 +1,3 @@
+include:
+  - storage.absent
+  - firewall.absent

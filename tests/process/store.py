@@ -1,0 +1,148 @@
+"""A real `rclone serve s3` over a folder, and `saltworks_media.py` with a media tree before it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.lab.driver.cache import files_digest, made
+from tests.lab.driver.hostpip import pip_settings
+from tests.lab.driver.settings import PROJECT, Settings
+from tests.process.front_door import free_ports
+from tests.unit.modules.minion_modules import load
+
+LOCK = PROJECT / "formulas/storage/files/rclone.txt"
+PROGRAM = PROJECT / "formulas/media/files/saltworks_media.py"
+KEYS = ("AKSALTWORKSSALTWORKS", "secretsecretsecretsecretsecretsecretsecr")
+Json = dict[str, Any]
+
+
+def rclone() -> Path:
+    """The program, as the lock says."""
+
+    def install(folder: Path) -> None:
+        uv = Path(sys.executable).parent / "uv"
+        words = ["pip", "install", "--quiet", "--require-hashes", "--target", str(folder)]
+        env = {"PATH": "/usr/bin:/bin", "HOME": "/root", **pip_settings().uv_env()}
+        command = [str(uv), *words, "--python", sys.executable, "-r", str(LOCK)]
+        subprocess.run(command, check=True, timeout=300, env=env)
+
+    folder = made(Settings.load().cache, "rclone", files_digest(LOCK), install)
+    return folder / "bin" / "rclone"
+
+
+@dataclass
+class Site:
+    """A media tree, a store, and what lies between them."""
+
+    top: Path
+    port: int
+    counts: str = "local"
+    cache: Json = field(
+        default_factory=lambda: {"keep_bytes": 0, "keep_seconds": 0, "idle_seconds": 0}
+    )
+
+    @property
+    def media(self) -> Path:
+        return self.top / "media_store"
+
+    @property
+    def bucket(self) -> Path:
+        return self.top / "store" / "media"
+
+    @property
+    def ledger(self) -> Path:
+        return self.top / "store" / "saltworks" / "hashes.jsonl"
+
+    def put(self, path: str, data: bytes) -> Path:
+        """A file of the media tree."""
+        file = self.media / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+        return file
+
+    def run(self, *words: str) -> Json:
+        """The program's answer, or its error under `error`."""
+        store = {
+            "endpoint": f"http://127.0.0.1:{self.port}",
+            "ca": "",
+            "bucket": "media",
+            "ledger_bucket": "saltworks",
+            "ledger_key": "hashes.jsonl",
+            "access_key": KEYS[0],
+            "secret_key": KEYS[1],
+        }
+        settings = {
+            "media": str(self.media),
+            "manifest": str(self.top / "state" / "manifest.jsonl"),
+            "counts": self.counts,
+            "store": store,
+            "cache": self.cache,
+        }
+        path = self.top / "settings.json"
+        path.write_text(json.dumps(settings))
+        command = [sys.executable, str(PROGRAM), str(path), *words]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert done.stdout, done.stderr
+        answer: Json = json.loads(done.stdout)
+        assert done.returncode == ("error" in answer)
+        return answer
+
+    def hash(self) -> Json:
+        """The storage machine's own hashing."""
+        answer: Json = load("_modules", "storage").hash_(str(self.bucket), str(self.ledger), "root")
+        return answer
+
+    def manifest(self) -> dict[str, Json]:
+        """What the manifest says, by path; of two lines the last counts."""
+        lines = (self.top / "state" / "manifest.jsonl").read_text().splitlines()
+        return {row["path"]: row for row in map(json.loads, filter(None, lines))}
+
+
+@contextlib.contextmanager
+def serving(top: Path, port: int) -> Iterator[None]:
+    """The store runs within the block."""
+    log = top / "rclone.log"
+    command = [str(rclone()), "serve", "s3", "--config=", "--addr", f"127.0.0.1:{port}"]
+    command += ["--vfs-cache-mode", "off", str(top / "store")]
+    env = {"PATH": os.environ["PATH"], "RCLONE_AUTH_KEY": f'"{KEYS[0]},{KEYS[1]}"'}
+    with log.open("ab") as out:
+        process = subprocess.Popen(command, stdout=out, stderr=out, env=env)
+        try:
+            _await(port, log)
+            yield
+        finally:
+            process.kill()
+            process.wait()
+
+
+@contextlib.contextmanager
+def site(top: Path) -> Iterator[Site]:
+    """A media folder with nothing in it, and a store that runs."""
+    made_here = Site(top, free_ports(1)[0])
+    for folder in (made_here.media, made_here.bucket, made_here.ledger.parent):
+        folder.mkdir(parents=True)
+    with serving(top, made_here.port):
+        yield made_here
+
+
+def _await(port: int, log: Path) -> None:
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=2)
+        except urllib.error.HTTPError:
+            return
+        except OSError:
+            time.sleep(0.05)
+    raise AssertionError(f"rclone did not answer: {log.read_text()[-2000:]}")
