@@ -1,4 +1,4 @@
-"""M3.database from SQLite on the real machines: a pass that fails, the pass, no way back."""
+"""M3 from SQLite on the real machines: a pass that fails, the pass, no way back, the other parts."""
 
 from __future__ import annotations
 
@@ -22,9 +22,8 @@ TWO_WINDOWS = 25.0
 
 @pytest.fixture(scope="module")
 def stage() -> Iterator[Stage]:
-    """A lab of its own in which M2 is achieved on SQLite, with an empty machine."""
-    with after_m2("m3dbsq", "sqlite", ["database"]) as made:
-        made.lab.access.answering(["salt", "legacy", "proxy", "synapse", "database"])
+    """A lab of its own in which M2 is achieved on SQLite, with the empty machines of M3."""
+    with after_m2("m3dbsq", "sqlite", ("database", "storage", "directory")) as made:
         yield made
 
 
@@ -73,7 +72,8 @@ def test_the_pass_under_the_eyes_of_the_witness(stage: Stage) -> None:
     assert witness.verdict(report, WORST_WAIT) == []
     assert "are equal, by checksum" in done["m3-database-verified"]["comment"]
     after = milestones.read_back(stage.lab, stage.seed, reports / "after.json", at)
-    assert milestones.unexplained(before, after) == []
+    m3 = milestones.MILESTONES["m3"]
+    assert milestones.compared(m3, before, after)["unexplained"] == []
 
 
 def test_nobody_writes_to_the_file_any_more(stage: Stage) -> None:
@@ -90,3 +90,16 @@ def test_a_second_run_changes_nothing_and_there_is_no_way_back(stage: Stage) -> 
     stage.orchestrate(ORCH)
     stage.lab.salt_run("milestone.arm", "m3.database.finalize")
     stage.orchestrate(f"{ORCH}.finalize")
+
+
+def test_the_other_parts_follow_to_the_end_of_m3(stage: Stage) -> None:
+    out = stage.lab.settings.reports / "rest.json"
+    with milestones.chatting(stage.lab, stage.seed, out):
+        stage.orchestrate("orch.m3")
+    m3 = milestones.MILESTONES["m3"]
+    assert witness.verdict(json.loads(out.read_text()), m3.worst_wait) == []
+    assert stage.state("m3") == "achieved"
+    reports = stage.lab.settings.reports
+    before = json.loads((reports / "after.json").read_text())
+    end = milestones.read_back(stage.lab, stage.seed, reports / "end.json", m3)
+    assert milestones.compared(m3, before, end)["unexplained"] == []

@@ -50,7 +50,7 @@ def test_an_upload_is_in_the_store_before_it_is_answered() -> None:
         "endpoint_url": "https://storage:9000",
         "access_key_id": "<media_access_key>",
         "secret_access_key": "<media_secret_key>",
-        "ca": "/etc/synapse/certificates/internal.pem",
+        "ca": "/etc/synapse/certificates/saltworks.pem",
     }
 
 

@@ -149,7 +149,7 @@ def steps(cmap: Map, placement: Placement) -> Steps:
         )
     fetched = {**_fetched_by(cmap, there), "folder": FOLDER, "whole": True}
     return Steps(
-        before=(Ask(placement.synapse, "slapd.answers", {"host": there, "authority": AUTHORITY_FILE}),),
+        before=(_answers(placement, there),),
         act=(
             Ask(found, "slapd.leave", {"folder": FOLDER}),
             Ask(there, "slapd.take", fetched),
@@ -198,9 +198,7 @@ def proofs(cmap: Map, placement: Placement) -> Mapping[str, Ask]:
     return {
         "new": Ask(placement.auth, "slapd.facts"),
         "found": Ask(cmap["legacy"]["minion"], "slapd.facts"),
-        "tls": Ask(
-            placement.synapse, "slapd.answers", {"host": placement.auth, "authority": AUTHORITY_FILE}
-        ),
+        "tls": _answers(placement, placement.auth),
     }
 
 
@@ -337,3 +335,7 @@ def _of_machine(there: str, told: Mapping[str, Any], slapd: Mapping[str, Any]) -
         what = f"{room // MIB} MiB free, {-(-wanted // MIB)} MiB needed for the directory"
         found.append(Problem(f"{there}: /var/lib/ldap", what, "make room there"))
     return found
+
+
+def _answers(placement: Placement, host: str) -> Ask:
+    return Ask(placement.synapse, "slapd.answers", {"host": host, "authority": AUTHORITY_FILE})
