@@ -165,20 +165,26 @@ def test_a_disk_that_fills_up_in_the_copy_leaves_a_working_server(stage: Stage) 
 def test_files_that_change_or_go_in_the_copy_are_never_called_equal(stage: Stage) -> None:
     machine = stage.lab.machine("synapse")
     folder = f"{TREE}/local_content/zz/zz"
-    loop = f"while :; do echo $RANDOM >>{folder}/changing; echo >{folder}/1; rm {folder}/1; done"
+    come_and_go = f"while :; do echo >{folder}/1; rm {folder}/1; done"
+    # So large that its writer gets a turn while it is read, however busy this host is.
+    large = f"head -c 60000000 /dev/zero >{folder}/changing"
+    loop = f"({come_and_go}) & {large}; while :; do echo $RANDOM >>{folder}/changing; done"
     machine.run(f"install -d -o synapse -g synapse {TREE}/local_content/zz {folder}")
     unit = "systemd-run --unit=restless --uid=synapse --collect"
     machine.run(f"{unit} bash -c {shlex.quote(loop)}")
     try:
+        grown = f"test $(stat -c %s {folder}/changing) -gt 60000000"
+        machine.wait_for(grown, 30, "a file that changes")
         done = call(stage, "synapse", "media_store.copy", user="synapse")
         assert "local_content/zz/zz/changing (changes)" in done["unreadable"]
         call(stage, "storage", "storage.hash", **part._hash("storage").kwargs)
         answer = stage.lab.salt(
             "synapse", "media_store.compare", user="synapse", timeout=120, check=False
         )
-        assert "local_content/zz/zz/changing (changes)" in str(answer["synapse"])
+        said = str(answer["synapse"])
+        assert "local_content/zz/zz/changing (changes)" in said, said
     finally:
-        machine.run("systemctl stop restless")
+        machine.run(f"systemctl stop restless; truncate -s 1000 {folder}/changing")
     # What it left moves like anything else, in the next test.
 
 

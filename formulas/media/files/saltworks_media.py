@@ -515,13 +515,19 @@ class Media:
 
     def _complain(self, more: str) -> None:
         rows = [
-            (self.unreadable, "cannot be read or change all the time", "give them to Synapse's "
-             "user"),
-            (self.differing, "differ from their object, both are kept", "compare both with a "
-             "backup, and remove the wrong one"),
+            (
+                sorted(set(self.unreadable)),
+                "cannot be read or change all the time",
+                "give them to Synapse's user",
+            ),
+            (
+                sorted(self.differing),
+                "differ from their object, both are kept",
+                "compare both with a backup, and remove the wrong one",
+            ),
         ]
         said = [
-            f"{len(paths)} files {what}: {names(sorted(paths))}; {do}, then run this again"
+            f"{len(paths)} files {what}: {names(paths)}; {do}, then run this again"
             for paths, what, do in rows
             if paths
         ]
@@ -637,7 +643,7 @@ class Media:
                 raise
 
     def _answer(self, **figures: Any) -> dict[str, Any]:
-        more = {"unreadable": sorted(self.unreadable)[:NAMES]} if self.unreadable else {}
+        more = {"unreadable": sorted(set(self.unreadable))[:NAMES]} if self.unreadable else {}
         return {**figures, "vanished": self.vanished, "broken": self.broken, **more}
 
 
