@@ -1,4 +1,4 @@
-"""M3 from SQLite on the real machines: a pass that fails, the pass, no way back, the other parts."""
+"""M3 from SQLite on the real machines: a pass that fails, the pass, the other parts."""
 
 from __future__ import annotations
 

@@ -42,13 +42,13 @@ STATES: dict[str, dict[str, list[str]]] = {
         "synapse": ["base", "firewall", "media.absent", "synapse.prepared", "transfer"],
     },
     "after M2": {
-        "legacy": ["base", "relay", "nginx", "synapse.absent", "transfer", "postgres.source"],
+        "legacy": ["base", "relay", "nginx", "synapse.absent", "postgres.source", "transfer"],
         "proxy": ["base", "nginx"],
         "synapse": ["base", "firewall", "media.absent", "synapse", "transfer"],
     },
     "retired": {
         "legacy": [
-            "base", "relay", "nginx.absent", "synapse.absent", "transfer.absent", "postgres.source",
+            "base", "relay", "nginx.absent", "synapse.absent", "postgres.source", "transfer.absent",
         ],
         "proxy": ["base", "nginx"],
         "synapse": ["base", "firewall", "media.absent", "synapse", "transfer.absent"],
