@@ -174,9 +174,8 @@ def hash_(
     """
     begun = time.monotonic()
     known = _known(ledger)
-    # What the store has acknowledged may still be on its way to the disk, names included.
-    os.sync()
     files = total = read = 0
+    folders: set[str] = set()
     os.makedirs(os.path.dirname(ledger), exist_ok=True)
     temporary = f"{ledger}.writing"
     with open(temporary, "w", encoding="utf-8") as lines:
@@ -185,10 +184,13 @@ def hash_(
             if row is None or (row["size"], row["mtime"]) != (status.st_size, status.st_mtime_ns):
                 row = _hashed(directory, path)
                 read += 1
+                folders.add(os.path.dirname(os.path.join(directory, path)))
             if row is not None:
                 lines.write(json.dumps(row) + "\n")
                 files, total = files + 1, total + row["size"]
         lines.write(json.dumps({"files": files}) + "\n")
+    for folder in sorted(folders):
+        _to_disk(folder)
     os.replace(temporary, ledger)
     _client(["copyto", "--ignore-times", ledger, f"store:{target}"], 600, endpoint, keys, ca)
     seconds = round(time.monotonic() - begun, 3)
@@ -241,6 +243,7 @@ def _hashed(directory: str, path: str) -> dict[str, Any] | None:
     try:
         with open(full, "rb") as file:
             # Not what memory holds of it: what the disk has.
+            os.fsync(file.fileno())
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             status = os.fstat(file.fileno())
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
@@ -252,6 +255,16 @@ def _hashed(directory: str, path: str) -> dict[str, Any] | None:
         ) from error
     size, mtime = status.st_size, status.st_mtime_ns
     return {"path": path, "size": size, "mtime": mtime, "sha256": sha256}
+
+
+def _to_disk(folder: str) -> None:
+    """A folder's names are on the disk."""
+    with contextlib.suppress(FileNotFoundError):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _local(requirements: str) -> str:

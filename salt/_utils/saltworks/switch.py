@@ -66,6 +66,7 @@ def conduct(
     door = machines.call(move.front, "door.status")
     is_open = door["state"] == "open" and door["target"] == move.target
     if arrived and is_open:
+        placed("arrived")
         return {"changed": False}
     taken: dict[str, Any] = {"changed": True}
     if not arrived and door["state"] != "closed":
