@@ -1,4 +1,4 @@
-{%- from 'storage/map.jinja' import storage, service, endpoint, program, keys_file, authority_file with context %}
+{%- from 'storage/map.jinja' import storage, service, endpoint with context %}
 
 include:
   - storage.configured
@@ -17,9 +17,6 @@ storage-running:
 storage-serving:
   storage.serving:
     - name: {{ endpoint }}
-    - program: {{ program }}
-    - keys: {{ keys_file }}
-    - ca: {{ authority_file }}
     - bucket: {{ storage.bucket }}
     - require:
         - service: storage-running

@@ -24,6 +24,12 @@ __salt__: dict[str, Any]
 PROGRAMS = "/opt/saltworks/rclone"
 CURRENT = "current"
 
+#: Written by the formula.
+KEYS = "/etc/saltworks-storage/keys.env"
+AUTHORITY = "/etc/saltworks-storage/authority.pem"
+
+LEDGER = "/var/lib/saltworks/storage/hashes.jsonl"
+
 PYTHON = "/usr/bin/python3"
 
 #: Of rclone: objects that are not whole yet; no client sees them.
@@ -102,16 +108,15 @@ def install(
 
 
 def healthy(
-    program: str, endpoint: str, keys: str, ca: str, bucket: str, timeout: float = 30
+    endpoint: str, bucket: str, timeout: float = 30, keys: str = KEYS, ca: str = AUTHORITY
 ) -> dict[str, Any]:
     """Wait until the store lists its buckets to who has its keys.
 
-    :param program: path of rclone.
     :param endpoint: its URL.
-    :param keys: file with the line ``RCLONE_AUTH_KEY``, as the unit reads it.
-    :param ca: certificate that it is checked against.
     :param bucket: that must be there.
     :param timeout: bound in seconds.
+    :param keys: file with the line ``RCLONE_AUTH_KEY``, as the unit reads it.
+    :param ca: certificate that it is checked against.
     :returns: ``seconds`` waited.
     :raises CommandExecutionError: after the bound, with the last answer.
 
@@ -119,23 +124,12 @@ def healthy(
 
     .. code-block:: bash
 
-        salt storage state.apply storage.running
+        salt storage storage.healthy https://storage:9000 media
     """
-    with open(keys, encoding="utf-8") as handle:
-        access, secret = re.findall(r'"([^",]+),([^",]+)"', handle.read())[0]
-    environment = {
-        "RCLONE_CONFIG_STORE_TYPE": "s3",
-        "RCLONE_CONFIG_STORE_PROVIDER": "Rclone",
-        "RCLONE_CONFIG_STORE_ENDPOINT": endpoint,
-        "RCLONE_CONFIG_STORE_ACCESS_KEY_ID": access,
-        "RCLONE_CONFIG_STORE_SECRET_ACCESS_KEY": secret,
-        "RCLONE_CA_CERT": ca,
-    }
-    options = ["--config=", "--retries=1", "--low-level-retries=1", "--contimeout=3s"]
     begun, last = time.monotonic(), "nothing tried"
     while time.monotonic() - begun < timeout:
         try:
-            said = _ask([program, *options, "lsf", "store:"], ASK_SECONDS, environment)
+            said = _client(["lsf", "store:"], ASK_SECONDS, endpoint, keys, ca)
             if f"{bucket}/" in said.split():
                 return {"seconds": round(time.monotonic() - begun, 3)}
             last = f"there is no bucket {bucket}: {said.split()}"
@@ -148,47 +142,75 @@ def healthy(
     )
 
 
-def hash_(directory: str, ledger: str, user: str) -> dict[str, Any]:
+def hash_(
+    directory: str,
+    endpoint: str,
+    target: str,
+    ledger: str = LEDGER,
+    keys: str = KEYS,
+    ca: str = AUTHORITY,
+) -> dict[str, Any]:
     """Write down size and SHA-256 of every file of a bucket, read from the disk itself.
 
-    A file that was read at an earlier time, and has not changed, is not read again.
+    A file that was read at an earlier time, and has not changed, is not read again. The list
+    is stored as an object: Synapse's machine reads it with the keys that it has.
 
     :param directory: the bucket's folder.
-    :param ledger: the file for it, one JSON object a line, whole or not at all.
-    :param user: who shall read it.
+    :param endpoint: the store's URL.
+    :param target: bucket and key of the list. By S3, because what changes in its folders past
+        it the store takes for damaged.
+    :param ledger: the same list here, one JSON object a line.
+    :param keys: as for :func:`healthy`.
+    :param ca: as for :func:`healthy`.
     :returns: ``files``, their ``bytes``, ``read`` now, ``seconds``.
-    :raises CommandExecutionError: a file cannot be read: the disk is not sound.
+    :raises CommandExecutionError: a file cannot be read, or the list cannot be stored.
 
     CLI Example:
 
     .. code-block:: bash
 
-        salt storage storage.hash /var/lib/saltworks-storage/media \\
-            /var/lib/saltworks-storage/saltworks/hashes.jsonl saltworks-storage
+        salt storage storage.hash /var/lib/saltworks-storage/media https://storage:9000 \\
+            saltworks/hashes.jsonl
     """
     begun = time.monotonic()
     known = _known(ledger)
-    # What the store has acknowledged may still be on its way to the disk, names included.
-    os.sync()
     files = total = read = 0
-    temporary = os.path.join(os.path.dirname(ledger), f"{TEMPORARY}hashes")
+    folders: set[str] = set()
+    os.makedirs(os.path.dirname(ledger), exist_ok=True)
+    temporary = f"{ledger}.writing"
     with open(temporary, "w", encoding="utf-8") as lines:
         for path, status in _walked(directory):
             row = known.get(path)
             if row is None or (row["size"], row["mtime"]) != (status.st_size, status.st_mtime_ns):
                 row = _hashed(directory, path)
                 read += 1
+                folders.add(os.path.dirname(os.path.join(directory, path)))
             if row is not None:
                 lines.write(json.dumps(row) + "\n")
                 files, total = files + 1, total + row["size"]
         lines.write(json.dumps({"files": files}) + "\n")
-        lines.flush()
-        os.fsync(lines.fileno())
-    shutil.chown(temporary, user, user)
-    os.chmod(temporary, 0o640)
+    for folder in sorted(folders):
+        _to_disk(folder)
     os.replace(temporary, ledger)
+    _client(["copyto", "--ignore-times", ledger, f"store:{target}"], 600, endpoint, keys, ca)
     seconds = round(time.monotonic() - begun, 3)
     return {"files": files, "bytes": total, "read": read, "seconds": seconds}
+
+
+def _client(words: list[str], timeout: float, endpoint: str, keys: str, ca: str) -> str:
+    """What rclone says as a client of the store."""
+    with open(keys, encoding="utf-8") as handle:
+        access, secret = re.findall(r'"([^",]+),([^",]+)"', handle.read())[0]
+    environment = {
+        "RCLONE_CONFIG_STORE_TYPE": "s3",
+        "RCLONE_CONFIG_STORE_PROVIDER": "Rclone",
+        "RCLONE_CONFIG_STORE_ENDPOINT": endpoint,
+        "RCLONE_CONFIG_STORE_ACCESS_KEY_ID": access,
+        "RCLONE_CONFIG_STORE_SECRET_ACCESS_KEY": secret,
+        "RCLONE_CA_CERT": ca,
+    }
+    options = ["--config=", "--retries=1", "--low-level-retries=1", "--contimeout=3s"]
+    return _ask([os.path.join(PROGRAMS, CURRENT, "rclone"), *options, *words], timeout, environment)
 
 
 def _known(ledger: str) -> dict[str, dict[str, Any]]:
@@ -221,6 +243,7 @@ def _hashed(directory: str, path: str) -> dict[str, Any] | None:
     try:
         with open(full, "rb") as file:
             # Not what memory holds of it: what the disk has.
+            os.fsync(file.fileno())
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             status = os.fstat(file.fileno())
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
@@ -232,6 +255,16 @@ def _hashed(directory: str, path: str) -> dict[str, Any] | None:
         ) from error
     size, mtime = status.st_size, status.st_mtime_ns
     return {"path": path, "size": size, "mtime": mtime, "sha256": sha256}
+
+
+def _to_disk(folder: str) -> None:
+    """A folder's names are on the disk."""
+    with contextlib.suppress(FileNotFoundError):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _local(requirements: str) -> str:

@@ -39,28 +39,26 @@ def installed(
     return {**ret, "changes": changes, "comment": f"{found['path']} installed"}
 
 
-def serving(
-    name: str, program: str, keys: str, ca: str, bucket: str, timeout: float = 30
-) -> dict[str, Any]:
+def serving(name: str, bucket: str, timeout: float = 30) -> dict[str, Any]:
     """The store at the URL ``name`` answers; see ``storage.healthy``."""
     ret: dict[str, Any] = {"name": name, "changes": {}, "result": True}
     if __opts__["test"]:
         return {**ret, "comment": f"{name} would be asked for its buckets"}
     try:
-        done = __salt__["storage.healthy"](program, name, keys, ca, bucket, timeout)
+        done = __salt__["storage.healthy"](name, bucket, timeout)
     except (CommandExecutionError, OSError, IndexError) as problem:
         return {**ret, "result": False, "comment": str(problem)}
     return {**ret, "comment": f"it has the bucket {bucket} ({done['seconds']} s)"}
 
 
-def hashed(name: str, ledger: str, user: str) -> dict[str, Any]:
+def hashed(name: str, endpoint: str, target: str) -> dict[str, Any]:
     """The hashes of all files of the bucket folder ``name`` are known; see ``storage.hash``."""
     ret: dict[str, Any] = {"name": name, "changes": {}, "result": True}
     if __opts__["test"]:
         return {**ret, "result": None, "comment": f"the files of {name} would be hashed"}
     try:
-        done = __salt__["storage.hash"](name, ledger, user)
-    except CommandExecutionError as problem:
+        done = __salt__["storage.hash"](name, endpoint, target)
+    except (CommandExecutionError, OSError) as problem:
         return {**ret, "result": False, "comment": str(problem)}
     words = f"{done['files']} files, {done['read']} of them read now, {done['seconds']} s"
     return {**ret, "comment": words}

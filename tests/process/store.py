@@ -100,7 +100,18 @@ class Site:
 
     def hash(self) -> Json:
         """The storage machine's own hashing."""
-        answer: Json = load("_modules", "storage").hash_(str(self.bucket), str(self.ledger), "root")
+        storage: Any = load("_modules", "storage")
+        programs = self.top / "programs"
+        if not programs.exists():
+            (programs / "1").mkdir(parents=True)
+            (programs / "1" / "rclone").symlink_to(rclone())
+            (programs / "current").symlink_to("1")
+        storage.PROGRAMS = str(programs)
+        keys = self.top / "keys.env"
+        keys.write_text(f"RCLONE_AUTH_KEY='\"{KEYS[0]},{KEYS[1]}\"'\n")
+        words = (str(self.bucket), f"http://127.0.0.1:{self.port}", "saltworks/hashes.jsonl")
+        ledger = str(self.top / "hashes.jsonl")
+        answer: Json = storage.hash_(*words, ledger=ledger, keys=str(keys), ca="")
         return answer
 
     def manifest(self) -> dict[str, Json]:

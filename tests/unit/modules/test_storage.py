@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import pwd
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +12,25 @@ from salt.exceptions import CommandExecutionError
 
 from tests.unit.modules.minion_modules import load
 
-ME = pwd.getpwuid(os.getuid()).pw_name
+
+def hashing(folder: Path) -> Any:
+    """``storage.hash`` of a folder's bucket, which stores its list nowhere."""
+    storage: Any = load("_modules", "storage")
+    sent: list[list[str]] = []
+
+    def client(words: list[str], *_: Any) -> str:
+        sent.append(words)
+        return ""
+
+    storage._client = client
+
+    def run() -> dict[str, Any]:
+        ledger = str(folder / "state/hashes.jsonl")
+        done = storage.hash_(str(folder / "media"), "https://s:9000", "b/k", ledger=ledger)
+        assert sent.pop() == ["copyto", "--ignore-times", ledger, "store:b/k"]
+        return dict(done)
+
+    return run
 
 
 def rows(ledger: Path) -> list[dict[str, Any]]:
@@ -39,31 +55,31 @@ def test_the_locked_version_is_read(tmp_path: Path) -> None:
 
 
 def test_every_file_is_hashed_once_and_again_when_it_changed(tmp_path: Path) -> None:
-    storage: Any = load("_modules", "storage")
-    bucket, ledger = tmp_path / "media", tmp_path / "hashes.jsonl"
+    run = hashing(tmp_path)
+    bucket, ledger = tmp_path / "media", tmp_path / "state/hashes.jsonl"
     (bucket / "a/b").mkdir(parents=True)
     (bucket / "a/b/x").write_bytes(b"one")
     (bucket / "y").write_bytes(b"")
     (bucket / ".rclone_temp_put_1").write_bytes(b"half")
-    done = storage.hash_(str(bucket), str(ledger), ME)
+    done = run()
     assert (done["files"], done["bytes"], done["read"]) == (2, 3, 2)
     assert [row.get("path") for row in rows(ledger)] == ["y", "a/b/x", None]
     assert rows(ledger)[-1] == {"files": 2}
-    assert storage.hash_(str(bucket), str(ledger), ME)["read"] == 0
+    assert run()["read"] == 0
     (bucket / "a/b/x").write_bytes(b"two!")
     (bucket / "y").unlink()
-    done = storage.hash_(str(bucket), str(ledger), ME)
+    done = run()
     assert (done["files"], done["read"]) == (1, 1)
     assert rows(ledger)[0]["size"] == 4
 
 
 def test_a_list_that_cannot_be_read_is_made_anew(tmp_path: Path) -> None:
-    storage: Any = load("_modules", "storage")
-    (tmp_path / "media").mkdir()
+    run = hashing(tmp_path)
+    for folder in ("media", "state"):
+        (tmp_path / folder).mkdir()
     (tmp_path / "media/x").write_bytes(b"x")
-    ledger = tmp_path / "hashes.jsonl"
-    ledger.write_text('{"path": "x", "siz')
-    assert storage.hash_(str(tmp_path / "media"), str(ledger), ME)["read"] == 1
+    (tmp_path / "state/hashes.jsonl").write_text('{"path": "x", "siz')
+    assert run()["read"] == 1
 
 
 def test_a_store_that_does_not_answer_is_said_with_its_last_word(tmp_path: Path) -> None:
@@ -78,10 +94,10 @@ def test_a_store_that_does_not_answer_is_said_with_its_last_word(tmp_path: Path)
 
     vars(storage)["_ask"] = ask
     with pytest.raises(CommandExecutionError, match=r"no bucket media: \['other/'\]"):
-        storage.healthy("/rclone", "https://s:9000", str(keys), "/ca", "media", timeout=0.1)
+        storage.healthy("https://s:9000", "media", 0.1, keys=str(keys))
     assert said[0]["RCLONE_CONFIG_STORE_SECRET_ACCESS_KEY"] == "secret"
     vars(storage)["_ask"] = lambda *_: "media/\nother/\n"
-    assert storage.healthy("/rclone", "https://s:9000", str(keys), "/ca", "media")["seconds"] < 5
+    assert storage.healthy("https://s:9000", "media", keys=str(keys))["seconds"] < 5
 
 
 def media_store(stdout: str = "", stderr: str = "", code: int = 0) -> Any:

@@ -12,7 +12,7 @@ from tests.unit.states.test_window_states import run
 BROKEN = CommandExecutionError("no room")
 COPIED = {"files": 9, "copied": 2, "bytes": 10, "seconds": 0.5}
 HASHED = {"files": 9, "read": 2, "bytes": 10, "seconds": 0.5}
-SERVING = ("https://s:9000", "/rclone", "/keys", "/ca", "media")
+SERVING = ("https://s:9000", "media")
 
 
 def described(present: bool) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def test_a_copy_says_what_it_sent_and_what_it_could_not_read() -> None:
     ("function", "called", "args"),
     [
         ("media_store.copied", "media_store.copy", ("/m", "synapse")),
-        ("storage.hashed", "storage.hash", ("/m", "/l", "u")),
+        ("storage.hashed", "storage.hash", ("/m", "https://s", "b/k")),
         ("storage.serving", "storage.healthy", SERVING),
         ("storage.installed", "storage.described", ("salt://r",)),
     ],
@@ -48,7 +48,7 @@ def test_what_fails_is_said_and_changes_nothing(
 
 def test_a_test_run_only_announces() -> None:
     assert run("media_store.copied", {}, "/m", "s", test=True)["result"] is None
-    assert run("storage.hashed", {}, "/m", "/l", "u", test=True)["result"] is None
+    assert run("storage.hashed", {}, "/m", "https://s", "b/k", test=True)["result"] is None
     assert run("storage.serving", {}, *SERVING, test=True)["result"] is True
     plan = run("storage.installed", {"storage.described": described(False)}, "salt://r", test=True)
     assert (plan["result"], plan["seen"]) == (None, ["storage.described"])
@@ -64,6 +64,6 @@ def test_rclone_is_installed_once() -> None:
 
 def test_what_answers_and_what_was_hashed_is_no_change() -> None:
     served = run("storage.serving", {"storage.healthy": {"seconds": 1}}, *SERVING)
-    hashed = run("storage.hashed", {"storage.hash": HASHED}, "/m", "/l", "u")
+    hashed = run("storage.hashed", {"storage.hash": HASHED}, "/m", "https://s", "b/k")
     assert [(row["result"], row["changes"]) for row in (served, hashed)] == [(True, {})] * 2
     assert "9 files, 2 of them read now" in hashed["comment"]

@@ -230,8 +230,8 @@ def _ask(machine: str, function: str) -> Ask:
 
 
 def _hash(machine: str) -> Ask:
-    ledger = f"{DIRECTORY}/{LEDGER_BUCKET}/{LEDGER_KEY}"
-    kwargs = {"directory": f"{DIRECTORY}/{BUCKET}", "ledger": ledger, "user": SERVICE}
+    target = f"{LEDGER_BUCKET}/{LEDGER_KEY}"
+    kwargs = {"directory": f"{DIRECTORY}/{BUCKET}", "endpoint": endpoint(machine), "target": target}
     return Ask(machine, "storage.hash", kwargs)
 
 
