@@ -16,6 +16,7 @@ import pytest
 from tests.lab import milestones, witness
 from tests.lab.driver import SaltRunError, wait_for
 from tests.lab.driver.saltaccess import OnEvent
+from tests.lab.driver.testinfra_backend import machine_host
 from tests.lab.stage import Stage, after_m2, changes, snapshot, steps
 
 pytestmark = pytest.mark.lab
@@ -24,6 +25,8 @@ MACHINES = ("legacy", "proxy", "synapse", "database")
 NAME = "m3.database"
 ORCH = f"orch.{NAME}"
 WORST_WAIT = 6.0
+#: Units of the chat that the old machine may not run any more in the end.
+CHAT = ("synapse", "matrix-synapse", "postgresql", "postgresql@15-main", "slapd")
 #: A machine that is gone is waited for, then everybody is taken back.
 WITH_A_DEAD_MACHINE = 50.0
 #: What throttles the copy, so that there is time to cut it; `{}` is a limit.
@@ -34,9 +37,8 @@ PSQL = ["psql", "-X", "-A", "-t", "-v", "ON_ERROR_STOP=1"]
 
 @pytest.fixture(scope="module")
 def stage() -> Iterator[Stage]:
-    """A lab of its own in which M2 is achieved, with an empty machine for the database."""
-    with after_m2("m3db", "postgresql", ["database"]) as made:
-        made.lab.access.answering(["salt", *MACHINES])
+    """A lab of its own in which M2 is achieved, with the empty machines of M3."""
+    with after_m2("m3db", "postgresql", ("database", "storage", "directory")) as made:
         yield made
 
 
@@ -206,3 +208,22 @@ def test_finalized_the_old_one_is_retired(stage: Stage) -> None:
         stage.orchestrate(f"{ORCH}.rollback")
     assert changes(stage.orchestrate(ORCH)) == []
     stage.lab.salt_run("verify.milestone", NAME)
+
+
+def test_the_other_parts_follow_and_the_old_machine_runs_nothing_of_the_chat(stage: Stage) -> None:
+    with witnessed(stage, "rest"):
+        stage.orchestrate("orch.m3")
+    assert stage.state("m3") == "achieved"
+    stage.await_no_visitor()
+    for step in ("m2", "m3.media", "m3.auth"):
+        stage.lab.salt_run("milestone.arm", f"{step}.finalize")
+        stage.orchestrate(f"orch.{step}.finalize")
+    old = machine_host(stage.legacy)
+    assert [unit for unit in CHAT if old.service(unit).is_running] == []
+    assert stage.legacy.run("ls /etc/nginx/sites-enabled").stdout.split() == ["www"]
+    reports = stage.lab.settings.reports
+    m3 = milestones.MILESTONES["m3"]
+    before = json.loads((reports / "after.json").read_text())
+    end = milestones.read_back(stage.lab, stage.seed, reports / "end.json", m3)
+    assert milestones.compared(m3, before, end)["unexplained"] == []
+    assert changes(stage.orchestrate("orch.m3")) == []
