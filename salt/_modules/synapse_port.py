@@ -55,12 +55,12 @@ def prepare(
             f"{sqlite}: background updates still run ({', '.join(pending[:5])}): wait for their "
             "end (synapse_db.schema), then run the milestone again"
         )
+    _call_off()
     changed = run("stage") != "prepared"
     if changed:
         run("clear")
         __salt__["synapse_db.run_update"](config, release, user, False, timeout)
         run("mark")
-    _call_off()
     _warm(config, release, sqlite, user)
     return {"changed": changed}
 

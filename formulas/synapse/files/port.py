@@ -75,6 +75,13 @@ def _stage(target: Any) -> str:
 
 def _clear(target: Any) -> str:
     with target, target.cursor() as rows:
+        rows.execute(
+            "SELECT count(*) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        if rows.fetchone()[0]:
+            # Whatever the record says: who uses it would lose it.
+            raise SystemExit("the target is in use, see pg_stat_activity there")
         rows.execute("DROP SCHEMA public CASCADE")
         rows.execute("CREATE SCHEMA public")
     return "empty"
