@@ -219,7 +219,7 @@ def test_the_store_is_open_to_synapse_alone_and_known_by_the_projects_authority(
     # The machine itself does not trust it, and who has no keys gets nothing.
     assert synapse.run(ask, check=False).stdout == "000 60"
     trusting = f"{ask} --cacert /etc/synapse/certificates/saltworks.pem"
-    assert synapse.run(trusting, check=False).stdout == "403 0"
+    assert synapse.run(trusting, check=False).stdout == "400 0"
 
 
 def test_everything_is_pruned_and_comes_back_as_it_was(stage: Stage) -> None:

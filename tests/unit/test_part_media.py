@@ -195,6 +195,16 @@ def test_a_comparison_that_fails_touches_nothing() -> None:
     assert machines.calls == ["door.status", "storage.hash", "media_store.compare"]
 
 
+def test_a_part_that_has_arrived_is_no_longer_upcoming() -> None:
+    machines = Machines()
+    placed: list[str] = []
+    there = media.steps(MAP, at(UPCOMING))
+    ends = ("proxy", "synapse", "synapse")
+    row = switch.Switch("media", *ends, "synapse", (), "http://x", "/x", there)
+    assert switch.conduct(machines, row, placed.append, arrived=True) == {"changed": False}
+    assert (machines.calls, placed) == (["door.status"], ["arrived"])
+
+
 def told(**changes: Any) -> dict[str, Any]:
     """Answers with which nothing speaks against the move, but for what is given."""
     answers: dict[str, Any] = {
