@@ -1,4 +1,4 @@
-{%- from 'synapse/map.jinja' import synapse, service, unit_file, config_file, certificates_dir, media_dir with context %}
+{%- from 'synapse/map.jinja' import synapse, unit_file, config_file, certificates_dir, media_dir, environment with context %}
 
 include:
   - synapse.installed
@@ -91,7 +91,7 @@ synapse-config:
         media_store_path: {{ media_dir }}
     - user: {{ synapse.user }}
     - group: {{ synapse.group }}
-    - environment: {{ service.environment | json }}
+    - environment: {{ environment | json }}
     - require:
         - file: synapse-signing-key
         - file: synapse-log-config
@@ -108,7 +108,7 @@ synapse-upcoming-config:
         media_store_path: {{ media_dir }}
     - user: {{ synapse.user }}
     - group: {{ synapse.group }}
-    - environment: {{ service.environment | json }}
+    - environment: {{ environment | json }}
     - require:
         - synapse_release: synapse-config
 {%- else %}

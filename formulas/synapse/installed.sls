@@ -1,4 +1,4 @@
-{%- from 'synapse/map.jinja' import synapse with context %}
+{%- from 'synapse/map.jinja' import synapse, plugin_dirs with context %}
 
 synapse-packages:
   pkg.installed:
@@ -30,3 +30,12 @@ synapse-release:
     - source_hash: {{ synapse.release.source_hash | json }}
     - require:
         - pkg: synapse-packages
+
+{%- for name, plugin in synapse.plugins | dictsort %}
+
+synapse-plugin-{{ name }}:
+  synapse_plugin.unpacked:
+    - name: {{ plugin_dirs[name] }}
+    - source: {{ plugin.source | json }}
+    - source_hash: {{ plugin.source_hash | json }}
+{%- endfor %}

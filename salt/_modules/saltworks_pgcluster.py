@@ -59,7 +59,8 @@ def locate(cluster: str | Mapping[str, Any] | None = None) -> dict[str, Any]:
     :param cluster: ``15/main`` as Debian names it, ``{"port": 5432}`` for the one on
         that port, a complete mapping (``bindir``, ``socket``, ``port``, ``data`` and,
         if it is not postgres, ``os_user``), or nothing when only one runs here.
-    :returns: ``bindir``, ``socket`` (folder), ``port``, ``data`` (folder), ``os_user``.
+    :returns: ``bindir``, ``socket`` (folder), ``port``, ``data`` (folder), ``os_user``; of
+        Debian's also ``unit`` (of systemd) and ``config`` (folder).
     :raises CommandExecutionError: when none, or more than one, fits.
 
     CLI Example:
@@ -88,12 +89,19 @@ def locate(cluster: str | Mapping[str, Any] | None = None) -> dict[str, Any]:
     row = fits[0]
     major = row["name"].split("/")[0]
     return {
+        "unit": f"postgresql@{row['name'].replace('/', '-')}",
+        "config": f"/etc/postgresql/{row['name']}",
         "bindir": f"/usr/lib/postgresql/{major}/bin",
         "socket": _socket_of(row["data"]),
         "port": row["port"],
         "data": row["data"],
         "os_user": row["owner"],
     }
+
+
+def others(cluster: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Debian's clusters of this machine but the one of :func:`locate`."""
+    return [row for row in _debian_clusters() if row["data"] != cluster["data"]]
 
 
 def connection(
@@ -387,6 +395,25 @@ def make_directory(path: str, os_user: str, mode: int = 0o700) -> None:
             f"{path}: the account {os_user} cannot write there; a folder above it shuts it out. "
             "Choose a folder below one with mode 0755, such as /var/backups."
         ) from None
+
+
+def condition(data: str) -> str:
+    """How the server of a data folder stands: ``gone``, or what it says of itself.
+
+    That is ``starting``, ``stopping``, ``standby`` or ``ready``, the eighth line of
+    postmaster.pid (PostgreSQL: pidfile.h).
+    """
+    try:
+        with open(f"{data}/postmaster.pid", encoding="utf-8") as file:
+            lines = file.read().splitlines()
+        with open(f"/proc/{int(lines[0])}/cmdline", "rb") as file:
+            # After a reboot the pid may be another's.
+            ours = data.encode() in file.read().split(b"\0")
+    except (FileNotFoundError, ProcessLookupError, ValueError, IndexError):
+        return "gone"
+    if not ours:
+        return "gone"
+    return lines[7].strip() if len(lines) > 7 else "starting"
 
 
 def now() -> str:

@@ -129,7 +129,7 @@ def sweep(directory: str, cluster: Mapping[str, Any]) -> bool:
     if not os.path.isdir(scratch) and not known:
         return False
     at = {**cluster, "data": f"{scratch}/data"}
-    if _runs(at["data"]):
+    if __salt__["pgcluster.condition"](at["data"]) != "gone":
         with contextlib.suppress(CommandExecutionError):
             _pg_ctl(at, ["-m", "immediate", "-w", "-t", "60", "stop"], 90, "stopping the scratch")
     shutil.rmtree(scratch, ignore_errors=True)
@@ -214,7 +214,7 @@ def _start(at: Mapping[str, Any], scratch: str, point: str, bound: float) -> Non
         _pg_ctl(at, ["-l", log, "-w", "-t", str(int(bound)), "start"], bound + 30, what)
         # pg_ctl is content with a server that still recovers.
         state = __salt__["pgcluster.wait_until"](
-            lambda: _status(at["data"]) in ("ready", "gone") and _status(at["data"]),
+            lambda: _ended(at["data"]),
             bound,
             what,
             "The disk may be slow: give a longer timeout.",
@@ -231,25 +231,9 @@ def _start(at: Mapping[str, Any], scratch: str, point: str, bound: float) -> Non
         ) from None
 
 
-def _runs(data: str) -> bool:
-    """Whether the pid in postmaster.pid is that server: after a reboot it may be another's."""
-    try:
-        with open(f"{data}/postmaster.pid", encoding="utf-8") as file:
-            pid = int(file.readline())
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            return data.encode() in file.read().split(b"\0")
-    except (FileNotFoundError, ProcessLookupError, ValueError):
-        return False
-
-
-def _status(data: str) -> str:
-    """Eighth line of postmaster.pid: starting, standby, ready (PostgreSQL: pidfile.h)."""
-    try:
-        with open(f"{data}/postmaster.pid", encoding="utf-8") as file:
-            lines = file.read().splitlines()
-    except FileNotFoundError:
-        return "gone"
-    return lines[7].strip() if len(lines) > 7 else "starting"
+def _ended(data: str) -> str:
+    state = str(__salt__["pgcluster.condition"](data))
+    return state if state in ("ready", "gone") else ""
 
 
 def _pg_ctl(at: Mapping[str, Any], argv: list[str], timeout: float, what: str) -> None:

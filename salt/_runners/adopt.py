@@ -6,9 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from saltworks import adopt, bank, clustermap, plan, releases
+from saltworks import adopt, bank, clustermap, plan, releases, ssh_keys
 from saltworks.errors import Problem, Refused
 from saltworks.loaders import refusing
 from saltworks.minions import Machines
@@ -109,17 +107,7 @@ def _master(machines: Machines, name: str) -> dict[str, Any]:
 
 def _transfer_keys(names: Iterable[str]) -> dict[str, str]:
     """One ssh key pair for each tree that later moves to a machine of its own."""
-    pairs = {}
+    pairs: dict[str, str] = {}
     for name in names:
-        private = Ed25519PrivateKey.generate()
-        pairs[f"transfer_{name}_private"] = private.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.OpenSSH,
-            serialization.NoEncryption(),
-        ).decode()
-        pairs[f"transfer_{name}_public"] = (
-            private.public_key()
-            .public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
-            .decode()
-        )
+        pairs |= ssh_keys.pair(f"transfer_{name}")
     return pairs

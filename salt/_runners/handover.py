@@ -30,7 +30,7 @@ def synapse() -> dict[str, Any]:
         salt-run handover.synapse
     """
     house, move = _move()
-    owners.refuse_beside_another(bank.read(house.store, "milestones"), "handover")
+    owners.refuse_others(bank.read(house.store, "milestones"), "handover")
     places = {
         "moving": {"synapse": move.old, "moving": True},
         "arrived": {"synapse": move.new, "moving": False},
@@ -62,7 +62,7 @@ def back(gone: bool = False) -> str:
         salt-run handover.back
     """
     house, move = _move()
-    owners.refuse_beside_another(bank.read(house.store, "milestones"), "handover")
+    owners.refuse_others(bank.read(house.store, "milestones"), "handover")
     arrived = _has_arrived(house, move)
     handover.back(Machines(__opts__), move, arrived, gone)  # type: ignore[name-defined]
     _place(house, synapse=move.old, moving=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from saltworks import bank, milestone, owners
+from saltworks import bank, milestone, owners, parts
 from saltworks.errors import Problem, Refused
 from saltworks.loaders import refusing
 from saltworks.tree import Tree
@@ -82,10 +82,14 @@ def check_return(name: str, claim: bool = False) -> str:
     :param name: the milestone, such as ``m1``.
     :param claim: record this process as its owner, so that no run begins meanwhile.
     """
-    store = _store()
+    house = Tree.of(__opts__)  # type: ignore[name-defined]
+    store = house.store
     record = bank.read(store, _RECORD)
     wrong = milestone.return_problems(record, name)
     wrong += milestone.running_elsewhere(record, owners.alive_elsewhere(record))
+    cmap = house.map()
+    if cmap is not None:
+        wrong += parts.return_problems(name, cmap, house.placement(cmap))
     if not wrong and claim:
         row = milestone.claimed(record, name, owners.this_process())
         bank.write(store, _RECORD, {**record, name: row})

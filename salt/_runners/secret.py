@@ -6,6 +6,7 @@ import secrets
 import string
 from pathlib import Path
 
+from saltworks import ssh_keys
 from saltworks.errors import Problem, Refused
 from saltworks.loaders import refusing
 from saltworks.tree import Tree
@@ -67,4 +68,24 @@ def make(name: str, length: int = 48) -> bool:
         return False
     letters = string.ascii_letters + string.digits
     vault.put({name: "".join(secrets.choice(letters) for _ in range(max(16, int(length))))})
+    return True
+
+
+@refusing
+def make_pair(name: str) -> bool:
+    """Make an ssh key pair, unless there is one of that name.
+
+    :param name: of the pair: the secrets are ``<name>_private`` and ``<name>_public``.
+    :returns: False when it was there.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run secret.make_pair transfer_directory
+    """
+    vault = Tree.of(__opts__).vault  # type: ignore[name-defined]
+    if {f"{name}_private", f"{name}_public"} <= set(vault.names()):
+        return False
+    vault.put(ssh_keys.pair(name))
     return True

@@ -31,7 +31,7 @@ def to(name: str) -> dict[str, Any]:
         salt-run switch.to database
     """
     house, cmap, part = _known(name)
-    owners.refuse_beside_another(bank.read(house.store, "milestones"), f"moving {name}")
+    owners.refuse_others(bank.read(house.store, "milestones"), f"moving {name}")
     machine = clustermap.the_machine(cmap, part.ROLE)
     if machine is None:
         wanted = f"add one: <minion id>: {{role: {part.ROLE}, address: <its IP address>}}"
@@ -53,7 +53,7 @@ def back(name: str) -> dict[str, Any]:
         salt-run switch.back database
     """
     house, cmap, part = _known(name)
-    owners.refuse_beside_another(bank.read(house.store, "milestones"), f"moving {name} back")
+    owners.refuse_others(bank.read(house.store, "milestones"), f"moving {name} back")
     if name in house.placement(cmap).given_up:
         gone = "mend what is wrong, and go on"
         problem = Problem(name, "where it came from is retired for good", gone)

@@ -6,7 +6,7 @@ test mode too: it only reads, and its answer is part of the plan.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from salt.exceptions import SaltException
@@ -36,17 +36,21 @@ def verified(name: str) -> dict[str, Any]:
     return _reading(name, "verify.milestone")
 
 
-def keyed(name: str, secrets: Mapping[str, int] | None = None) -> dict[str, Any]:
+def keyed(
+    name: str, secrets: Mapping[str, int] | None = None, key_pairs: Sequence[str] = ()
+) -> dict[str, Any]:
     """A machine has a certificate of the project's authority, and its secrets are made.
 
     :param name: the machine.
     :param secrets: names of secrets to their length in letters.
+    :param key_pairs: names of ssh key pairs.
     """
     if __opts__["test"]:  # type: ignore[name-defined]
         return _ret(name, None, f"{name} would have a certificate and secrets, if it has none")
     calls: list[tuple[str, str, list[Any]]] = [("certificate", "pki.issue", [name])]
     for secret, length in (secrets or {}).items():
         calls.append((secret, "secret.make", [secret, length]))
+    calls += [(pair, "secret.make_pair", [pair]) for pair in key_pairs]
     made = []
     for what, function, args in calls:
         answer, failed = _run(function, *args)

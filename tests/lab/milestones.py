@@ -35,7 +35,7 @@ MAP = "/srv/saltworks/pillar/cluster.sls"
 SECRETS = "/srv/saltworks/pillar/secrets.sls"
 PUBLIC_NAME = people.PUBLIC_URL.removeprefix("https://")
 
-ORCHESTRATE_SECONDS = 420
+ORCHESTRATE_SECONDS = 900
 READ_BACK_SECONDS = 300
 EVENTS = 100
 """Events of each room that a read-back reads by id; all are in the history that it reads too."""

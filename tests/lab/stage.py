@@ -93,7 +93,7 @@ class Stage:
             look = f"readlink {DOOR} | grep -q closed"
             return self.lab.machine(machine).run(look, check=False).ok or run.done()
 
-        wait_for(closed, 240, f"the door of {machine} to close")
+        wait_for(closed, milestones.ORCHESTRATE_SECONDS, f"the door of {machine} to close")
         if run.done():
             raise AssertionError(f"{name} ended before its door was closed: {run.result()}")
         return run

@@ -1,4 +1,4 @@
-"""The whole of M3 in one orchestration, under the eyes of the witness, on both databases."""
+"""The whole of M3 in one orchestration, under the eyes of the witness."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.lab import legacy, milestones
+from tests.lab import milestones
 from tests.lab.driver.testinfra_backend import machine_host
 from tests.lab.stage import Stage, after_m2, changes
 
@@ -19,11 +19,10 @@ PARTS = ("database", "media", "auth")
 RETIRED = ("synapse", "matrix-synapse", "postgresql", "postgresql@15-main", "slapd")
 
 
-@pytest.fixture(scope="module", params=["postgresql", "sqlite"])
-def stage(request: pytest.FixtureRequest) -> Iterator[Stage]:
+@pytest.fixture(scope="module")
+def stage() -> Iterator[Stage]:
     """A lab of its own in which M2 is achieved, with three more machines."""
-    database: legacy.Database = request.param
-    with after_m2(f"m3{database[:2]}", database, MACHINES) as made:
+    with after_m2("m3", "postgresql", MACHINES) as made:
         yield made
 
 

@@ -218,7 +218,7 @@ def test_the_store_is_open_to_synapse_alone_and_known_by_the_projects_authority(
     synapse = stage.lab.machine("synapse")
     # The machine itself does not trust it, and who has no keys gets nothing.
     assert synapse.run(ask, check=False).stdout == "000 60"
-    trusting = f"{ask} --cacert /etc/synapse/certificates/internal.pem"
+    trusting = f"{ask} --cacert /etc/synapse/certificates/saltworks.pem"
     assert synapse.run(trusting, check=False).stdout == "400 0"
 
 

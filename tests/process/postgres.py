@@ -22,11 +22,14 @@ PASSWORD = "p:w\\d 'x=#"
 
 FILES = (
     "saltworks_pg",
+    "saltworks_pgadmit",
     "saltworks_pgcluster",
+    "saltworks_pgcontent",
     "saltworks_pgproof",
     "saltworks_pgreceiver",
     "saltworks_pgrestore",
     "saltworks_pgscratch",
+    "saltworks_pgstandby",
     "saltworks_sqlite",
     "synapse_db",
     "synapse_fingerprint",
@@ -66,20 +69,24 @@ def bindir() -> str:
 
 
 @contextlib.contextmanager
-def cluster(port: int = 54777, where: str | None = None) -> Iterator[dict[str, Any]]:
+def cluster(
+    port: int = 54777, where: str | None = None, config: str = "", made: bool = True
+) -> Iterator[dict[str, Any]]:
     """A running cluster in a folder of its own: ``bindir socket port data os_user top``.
 
     ``where`` is the folder it is made in; without it memory, where there is some, as tests
-    are about order and not about disks.
+    are about order and not about disks. With ``config``, further lines for postgresql.conf, its
+    configuration is outside the data folder as on Debian: ``config``, beside ``records``. It is
+    neither filled nor started if it is not to be ``made``.
     """
     os_user = "postgres" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
     memory = os.access("/dev/shm", os.W_OK) and shutil.disk_usage("/dev/shm").free > 2 << 30
     where = where or ("/dev/shm" if memory else None)
     top = tempfile.mkdtemp(prefix="saltworks-test-pg-", dir=where)
     os.chmod(top, 0o755)
-    data, socket = f"{top}/data", f"{top}/run"
+    data, socket, etc = f"{top}/data", f"{top}/run", f"{top}/etc"
     account = pwd.getpwnam(os_user)
-    for path in (data, socket):
+    for path in (data, socket, etc):
         os.mkdir(path, 0o700 if path == data else 0o755)
         if os.geteuid() == 0:
             os.chown(path, account.pw_uid, account.pw_gid)
@@ -91,20 +98,28 @@ def cluster(port: int = 54777, where: str | None = None) -> Iterator[dict[str, A
         "os_user": os_user,
         "top": top,
     }
-    as_user(
-        at, f"{at['bindir']}/initdb", "-D", data, "-A", "peer", "--locale=C", "-E", "UTF8", "-N"
-    )
-    configuration = Path(f"{data}/postgresql.conf")
+    if made:
+        initdb = ["-A", "peer", "--locale=C", "-E", "UTF8", "-N"]
+        as_user(at, f"{at['bindir']}/initdb", "-D", data, *initdb)
+    if not config:
+        etc = data
+    else:
+        at |= {"config": etc, "records": f"{top}/records"}
+        as_user(at, "sh", "-c", f"mv {data}/*.conf {etc}/ || touch {etc}/pg_ident.conf")
+        config += f"\nhba_file = '{etc}/pg_hba.conf'\nident_file = '{etc}/pg_ident.conf'\n"
+    configuration = Path(f"{etc}/postgresql.conf")
     configuration.write_text(
-        configuration.read_text()
+        (configuration.read_text() if made else "")
         + f"listen_addresses = '127.0.0.1'\nport = {port}\nunix_socket_directories = '{socket}'\n"
-        "shared_buffers = 64MB\n"
+        f"shared_buffers = 64MB\n{config}"
     )
-    Path(f"{data}/pg_hba.conf").write_text(
+    Path(f"{etc}/pg_hba.conf").write_text(
         "local all all peer\nlocal replication all peer\nhost all all 127.0.0.1/32 scram-sha-256\n"
     )
+    start = ["-o", f"-c config_file={etc}/postgresql.conf", "-l", f"{top}/run/log", "-w", "start"]
     try:
-        as_user(at, f"{at['bindir']}/pg_ctl", "-D", data, "-l", f"{top}/run/log", "-w", "start")
+        if made:
+            as_user(at, f"{at['bindir']}/pg_ctl", "-D", data, *start)
         yield at
     finally:
         with contextlib.suppress(subprocess.CalledProcessError):

@@ -37,7 +37,7 @@ MAP: dict[str, Any] = {
         "database": {
             "engine": "psycopg2", "name": "synapse", "user": "synapse_user", "host": "localhost",
         },
-        "modules": [{"module": "ldap.Module", "config": {"uri": "ldap://localhost:389"}}],
+        "modules": [{"module": "ldap_auth_provider.LdapAuthProviderModule", "config": {"uri": "ldap://localhost:389"}}],
         "loopback": [{"path": "modules.0.config.uri", "host": "localhost", "port": 389}],
     },
     "build": {},
@@ -68,6 +68,9 @@ M3_PLACEMENTS: dict[str, dict[str, Any]] = {
     "media going back": {**AFTER_M2, "media": "storage", "upcoming": {"media": ""}},
     "auth upcoming": {**AFTER_M2, "upcoming": {"auth": "directory"}},
     "auth moved": {**AFTER_M2, "auth": "directory"},
+    "auth moving": {**AFTER_M2, "upcoming": {"auth": "directory"}, "moving": True},
+    "auth going back": {**AFTER_M2, "auth": "directory", "upcoming": {"auth": ""}},
+    "auth finalized": {**AFTER_M2, "auth": "directory", "given_up": ["auth"]},
     "after M3": AFTER_M3,
     "back upcoming": {**AFTER_M3, "upcoming": {"database": ""}},
     "M3 finalized": {**AFTER_M3, "retired": True, "given_up": ["database", "media", "auth"]},
@@ -113,7 +116,10 @@ def pillars(path: Path) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
                 machine,
                 lambda name: f"<{name}>",
                 artifact=ARTIFACT,
-                host_keys={"legacy": "198.18.0.10 ssh-ed25519 AAAA"},
+                host_keys={
+                    "legacy": "198.18.0.10 ssh-ed25519 AAAA",
+                    "directory": "198.18.0.15 ssh-ed25519 AAAB",
+                },
             )
             yield f"{map_name}, {stage}", pillar, functions
 
@@ -124,3 +130,8 @@ def _of_orchestrations() -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]
         for name, record in ACHIEVED.items():
             placement = plan.Placement.recorded(MAP, PLACEMENTS[stage])
             yield f"{stage}, {name}", slices.for_orchestrations(MAP, placement, record), {}
+    synapse = {**MAP["synapse"], "modules": [], "loopback": []}
+    rows = {name: row for name, row in MAP["machines"].items() if name != "directory"}
+    bare: dict[str, Any] = {**MAP, "synapse": synapse, "machines": rows}
+    for name, record in ACHIEVED.items():
+        yield f"no directory, {name}", slices.for_orchestrations(bare, None, record), {}

@@ -152,7 +152,8 @@ class Renderer:
             state_top="no-top.sls",
             grains={"id": "one", "os": "Debian", "os_family": "Debian", "oscodename": "bookworm",
                     "osmajorrelease": 12, "kernel": "Linux", "saltversion": "3008.3",
-                    "host": "one", "fqdn": "one", "init": "systemd", "osarch": "amd64"},
+                    "host": "one", "fqdn": "one", "init": "systemd", "osarch": "amd64",
+                    "mem_total": 4096, "num_cpus": 2},
         )
         self.opts = opts
         self.included: set[str] = set()

@@ -50,7 +50,7 @@ def test_an_upload_is_in_the_store_before_it_is_answered() -> None:
         "endpoint_url": "https://storage:9000",
         "access_key_id": "<media_access_key>",
         "secret_access_key": "<media_secret_key>",
-        "ca": "/etc/synapse/certificates/internal.pem",
+        "ca": "/etc/synapse/certificates/saltworks.pem",
     }
 
 
@@ -66,7 +66,7 @@ def test_the_upcoming_configuration_has_the_provider_and_the_one_in_use_not_yet(
     formula = slice_of("synapse", UPCOMING)["synapse"]
     assert "media_storage_providers" not in formula["config"]
     assert len(formula["upcoming"]["media_storage_providers"]) == 1
-    assert formula["certificates"]["internal"] == "<pki_authority>"
+    assert formula["certificates"]["saltworks"] == "<pki_authority>"
     back = slice_of("synapse", GOING_BACK)["synapse"]
     assert "media_storage_providers" not in back["upcoming"]
     assert len(back["config"]["media_storage_providers"]) == 1

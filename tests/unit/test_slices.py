@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from saltworks import plan, slices, synapse_config
+from saltworks.errors import Problem, Refused
 
 from tests.render.stages import MAP, PLACEMENTS, SQLITE
 
@@ -41,12 +42,14 @@ STATES: dict[str, dict[str, list[str]]] = {
         "synapse": ["base", "firewall", "media.absent", "synapse.prepared", "transfer"],
     },
     "after M2": {
-        "legacy": ["base", "relay", "nginx", "synapse.absent", "transfer"],
+        "legacy": ["base", "relay", "nginx", "synapse.absent", "postgres.source", "transfer"],
         "proxy": ["base", "nginx"],
         "synapse": ["base", "firewall", "media.absent", "synapse", "transfer"],
     },
     "retired": {
-        "legacy": ["base", "relay", "nginx.absent", "synapse.absent", "transfer.absent"],
+        "legacy": [
+            "base", "relay", "nginx.absent", "synapse.absent", "postgres.source", "transfer.absent",
+        ],
         "proxy": ["base", "nginx"],
         "synapse": ["base", "firewall", "media.absent", "synapse", "transfer.absent"],
     },
@@ -60,9 +63,16 @@ def placement(stage: str) -> plan.Placement:
     return plan.Placement.recorded(MAP, PLACEMENTS[stage])
 
 
+def before_m3(name: str) -> str:
+    """A vault in which no part of M3 has made its secrets."""
+    if name.startswith(("pki_", "transfer_directory")):
+        raise Refused("secrets", [Problem("pillar/secrets.sls", f"{name} is missing", "put it")])
+    return f"<{name}>"
+
+
 def slice_of(machine: str, stage: str, cmap: dict[str, Any] | None = None) -> dict[str, Any]:
     return slices.slice_for(
-        cmap or MAP, placement(stage), machine, lambda name: f"<{name}>",
+        cmap or MAP, placement(stage), machine, before_m3,
         artifact={"source": "salt://r", "source_hash": "sha256=0"},
         host_keys={"legacy": "198.18.0.10 ssh-ed25519 AAAA"},
     )

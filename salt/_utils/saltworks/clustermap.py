@@ -74,6 +74,11 @@ def address(cmap: Map, minion: str) -> str:
     return str(cmap["machines"][minion]["address"])
 
 
+def at(cmap: Map, ip: str) -> str:
+    """Id of the declared machine with an address, empty when none has it."""
+    return next((name for name, row in cmap["machines"].items() if row["address"] == ip), "")
+
+
 def secret_names(value: Any) -> Iterator[str]:
     """Names of all ``{"secret": name}`` references in a value."""
     if isinstance(value, Mapping):

@@ -32,15 +32,15 @@ def alive_elsewhere(record: Record) -> dict[str, bool]:
     }
 
 
-def refuse_beside_another(record: Record, subject: str) -> None:
-    """End with a refusal when another process works on a milestone.
+def refuse_others(record: Record, what: str) -> None:
+    """Refuse what may not be done while another process works on a milestone.
 
-    :param subject: what is refused, for its text.
-    :raises Refused: with each such milestone.
+    :param what: it, as the head of the refusal.
+    :raises Refused: one does.
     """
     wrong = running_elsewhere(record, alive_elsewhere(record))
     if wrong:
-        raise Refused(subject, wrong)
+        raise Refused(what, wrong)
 
 
 def _lineage() -> Iterator[int]:

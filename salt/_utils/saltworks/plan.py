@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from . import clustermap
+from . import clustermap, modules
 from .clustermap import Map
 
 #: Ports of the managed Synapse: all requests, and the long polls apart, so that
@@ -29,6 +29,9 @@ MEDIA_DIR = f"{DATA_DIR}/media_store"
 SQLITE_PATH = f"{DATA_DIR}/homeserver.db"
 HANDOVER_DIR = "/var/lib/saltworks/handover"
 TRANSFER_DIR = "/etc/saltworks/transfer"
+#: Name of the project's authority among those that Synapse trusts, and its file.
+AUTHORITY = "saltworks"
+AUTHORITY_FILE = f"{CONFIG_DIR}/certificates/{AUTHORITY}.pem"
 SERVICE = "synapse"
 #: Synapse's account where it is ours to choose; on the legacy machine it is the one found.
 USER = "synapse"
@@ -141,9 +144,12 @@ def relays(cmap: Map, placement: Placement) -> dict[str, dict[str, Any]]:
     if synapse:
         allow = clustermap.address(cmap, synapse)
         database = cmap["synapse"]["database"]
-        if database["engine"] == "psycopg2":
+        if database["engine"] == "psycopg2" and "database" not in placement.given_up:
             rows["postgresql"] = relay(here, dsn_host(database), dsn_port(database), allow)
+        directories = {found.path for found in modules.directories(cmap)}
         for row in cmap["synapse"].get("loopback", []):
+            if "auth" in placement.given_up and row["path"] in directories:
+                continue
             rows[f"loopback-{row['port']}"] = relay(here, row["host"], row["port"], allow)
     return rows
 

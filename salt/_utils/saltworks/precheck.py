@@ -53,7 +53,7 @@ def survey(name: str, facts: Facts) -> Survey:
     made.checks += 1
     made.problems += wrong + list(facts.unreadable)
     sound = _map(made, facts)
-    _roles(made, name, needs, facts)
+    _roles(made, name, needs, facts, sound=sound)
     _verification(made, facts)
     made.must(
         is_supported_salt(facts.master_salt),
@@ -76,7 +76,11 @@ def survey(name: str, facts: Facts) -> Survey:
 def _part(made: Survey, name: str, facts: Facts, *, sound: bool) -> None:
     """What a part of M3 says itself; it needs a map without a problem."""
     part = parts.of_milestone(name)
-    if part is None or not sound or of_role(facts.cmap, part.ROLE) is None:
+    if part is None or not sound:
+        return
+    if idle := part.idle(facts.cmap):
+        made.notes.append(f"nothing to move: {idle}")
+    if of_role(facts.cmap, part.ROLE) is None:
         return
     placement = plan.Placement.recorded(facts.cmap, facts.placement)
     made.checks += len(facts.told)
@@ -119,13 +123,17 @@ def _role_rows(cmap: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [row for row in values if isinstance(row, Mapping) and isinstance(row.get("role"), str)]
 
 
-def _roles(made: Survey, name: str, needs: Needs, facts: Facts) -> None:
+def _roles(made: Survey, name: str, needs: Needs, facts: Facts, *, sound: bool) -> None:
     if facts.cmap is None:
         return
+    part = parts.of_milestone(name)
+    idle = part if part is not None and sound and part.idle(facts.cmap) else None
     for role in needs.roles:
         # The map itself must have a legacy machine; that it has none is said above.
         made.must(
-            role == "legacy" or of_role(facts.cmap, role) is not None,
+            role == "legacy"
+            or (idle is not None and role == idle.ROLE)
+            or of_role(facts.cmap, role) is not None,
             "cluster.machines",
             f"no machine has the role {role}, which {name.capitalize()} needs",
             f"add one: <minion id>: {{role: {role}, address: <its IP address>}}",

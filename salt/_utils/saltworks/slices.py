@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from . import clustermap, milestone, parts
+from . import clustermap, milestone, modules, parts
 from .clustermap import SINGLE_ROLES as ROLES
 from .clustermap import Map
 from .plan import (
@@ -27,7 +27,7 @@ from .plan import (
     endpoint,
     transfers,
 )
-from .synapse_config import homeserver_config
+from .synapse_config import homeserver_config, resolve
 
 #: Name of our site in nginx, and of its logs.
 SITE = "saltworks-chat"
@@ -66,7 +66,8 @@ def slice_for(
     if "synapse" in extra and artifact:
         extra["synapse"]["release"] = dict(artifact)
     if "transfer" in extra and extra["transfer"].get("from"):
-        extra["transfer"]["host_key"] = (host_keys or {}).get(cmap["legacy"]["minion"], "")
+        other = clustermap.at(cmap, extra["transfer"]["from"])
+        extra["transfer"]["host_key"] = (host_keys or {}).get(other, "")
     slices["saltworks"]["states"] = extra.pop("states")
     slices.update(extra)
     return slices
@@ -89,11 +90,14 @@ def for_orchestrations(
                 name: milestone.is_achieved(record, name) for name in ("m3", *milestone.AFTER)
             },
             "front": placement.front if placement else "",
+            "moving": bool(placement and placement.moving),
             "given_up": list(placement.given_up) if placement else [],
             "parts": {
                 name: {
                     "role": part.ROLE,
                     "secrets": dict(part.SECRETS),
+                    "key_pairs": list(part.KEY_PAIRS),
+                    "idle": bool(cmap and part.idle(cmap)),
                     "machine": machines[part.ROLE] or "",
                     "copies_on": machines[part.COPIES_ON] or "",
                     "copies_back_on": machines[part.COPIES_BACK_ON] or "",
@@ -132,7 +136,6 @@ def _legacy_slice(cmap: Map, placement: Placement, minion: str, secret: Secrets)
             states += ["synapse.prepared" if placement.moving else "synapse"]
         else:
             states += ["synapse.absent"]
-        states += ["transfer.absent" if placement.retired else "transfer"]
     slices: dict[str, Any] = {
         "states": states,
         "relay": parts.with_relays(cmap, placement),
@@ -175,7 +178,10 @@ def _legacy_slice(cmap: Map, placement: Placement, minion: str, secret: Secrets)
         if clustermap.the_machine(cmap, part.ROLE):
             added = part.legacy(cmap, placement, secret)
             states += added.pop("states", [])
-            slices.update(added)
+            _merge(slices, added)
+    if placement.managed:
+        kept = slices["transfer"]["offers"] or not placement.retired
+        states.append("transfer" if kept else "transfer.absent")
     return slices
 
 
@@ -272,6 +278,8 @@ def _synapse_formula(
         "config_dir": CONFIG_DIR,
         "data_dir": DATA_DIR,
         "config": homeserver_config(cmap, placement, minion, secret),
+        "plugins": modules.plugins(cmap),
+        "certificates": resolve(modules.certificates(cmap), secret),
         "signing_key": secret("signing_key"),
         "service": {
             "name": SERVICE,

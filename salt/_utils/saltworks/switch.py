@@ -8,13 +8,17 @@ The same way leads back again, until the part is finalized.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from .handover import ANNOUNCE_SECONDS, Caller, Returned, Stranded
 from .minions import MachineError
 from .parts.model import Ask, Steps
+
+#: After how long without an answer a machine is asked whether it still works on a step: one
+#: that has died is to be noticed while people still wait.
+STEP_SECONDS = 5
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,8 @@ def conduct(
     :param arrived: an earlier run recorded that; what is left is to open the door.
     :param clock: seconds.
     :returns: ``changed``, the seconds of each step and of the whole ``window``; answers of
-        the part's own steps are under ``steps``, by function.
+        the part's own steps are under ``steps``, by function, but for those that were only
+        given to a later one.
     :raises Returned: it failed, and everything is where it was.
     :raises Stranded: it failed, and it is not certain that the way back is safe.
     :raises MachineError: nothing was touched yet, or it has arrived and the next run goes on.
@@ -71,16 +76,21 @@ def conduct(
     taken: dict[str, Any] = {"changed": True}
     if not arrived and door["state"] != "closed":
         for step in move.steps.before:
-            _call(machines, step)
+            _call(machines, step, {})
         machines.call(move.front, "door.announce", ANNOUNCE_SECONDS)
     begun = clock()
     if arrived:
+        # A run that died on its way elsewhere may have left it there: nobody has written yet
+        # but a Synapse behind a shut door.
+        machines.call(move.synapse, "synapse_move.stop", move.service)
+        for step in move.steps.undo:
+            _call(machines, step, {})
         taken["arrive"] = _started(machines, move)
     else:
         placed("moving")
         begun = clock()
         _move(machines, move, placed, taken)
-        placed("arrived")
+    placed("arrived")
     taken["open"] = machines.call(move.front, "door.open", move.target)["seconds"]
     taken["window"] = round(clock() - begun, 3)
     return taken
@@ -94,7 +104,11 @@ def _move(
         taken["leave"] = machines.call(
             move.synapse, "synapse_move.leave", service=move.service, ports=list(move.ports)
         )
-        taken["steps"] = {step.function: _call(machines, step) for step in move.steps.act}
+        answers: dict[str, Any] = {}
+        for step in move.steps.act:
+            answers[step.function] = _call(machines, step, answers)
+        handed = {function for step in move.steps.act for function in step.given.values()}
+        taken["steps"] = {name: row for name, row in answers.items() if name not in handed}
         machines.call(move.synapse, "synapse_move.take_up", move.config)
         taken["arrive"] = _started(machines, move)
     except MachineError as error:
@@ -110,7 +124,7 @@ def _back(machines: Caller, move: Switch, cause: MachineError) -> None:
     try:
         machines.call(move.synapse, "synapse_move.stop", move.service)
         for step in move.steps.undo:
-            _call(machines, step)
+            _call(machines, step, {})
         machines.call(move.synapse, "synapse_move.put_back", move.config)
     except MachineError as error:
         raise Stranded(
@@ -133,5 +147,8 @@ def _started(machines: Caller, move: Switch) -> Any:
     )
 
 
-def _call(machines: Caller, step: Ask) -> Any:
-    return machines.call(step.machine, step.function, **step.kwargs)
+def _call(machines: Caller, step: Ask, answers: Mapping[str, Any]) -> Any:
+    given = {key: answers[function] for key, function in step.given.items()}
+    return machines.call(
+        step.machine, step.function, timeout=STEP_SECONDS, **step.kwargs, **given
+    )

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from . import clustermap, parts
+from . import clustermap, modules, parts
 from .clustermap import Map
 from .plan import (
     CONFIG_DIR,
@@ -45,9 +45,8 @@ def homeserver_config(
         media_store_path=legacy["media_store_path"] if at_home else MEDIA_DIR,
         database=_database(cmap, at_home),
     )
-    modules = copy.deepcopy(list(cmap["synapse"].get("modules", [])))
-    if modules:
-        config["modules"] = modules
+    if listed := modules.rows(cmap):
+        config["modules"] = listed
     if not at_home:
         for row in cmap["synapse"].get("loopback", []):
             _relocate(config, row, clustermap.address(cmap, legacy["minion"]))

@@ -59,11 +59,15 @@ NEXT_STEPS = {
     "throw-away users": "see journalctl -u synapse on Synapse's machine",
     "password login": "check the password module in synapse.modules, the directory behind it, "
     "verify.password_user and the secret verify_password",
+    "directory": "see journalctl -u slapd on the machine that is named, then run it again",
     "media up": "check client_max_body_size and the owner of the media store",
     "media down": "check the owner and the content of the media store",
     "thumbnail": "check the owner of the media store, then journalctl -u synapse",
     "media store": "see journalctl -u saltworks-storage on its machine, then run this again",
     "old data": "compare the database and the media with the backup before anything else",
+    "new database": "see PostgreSQL's log on its machine, and pgstandby.status there",
+    "old database": "see PostgreSQL's log there; without it there is no way back",
+    "content": "go back by orch.m3.database.rollback, keep both machines as they are, and ask",
     "goodbye": "deactivate the users saltworks-verify-* by the admin API",
 }
 
@@ -115,7 +119,8 @@ def placed(name: str, cmap: Map, placement: Placement) -> Check:
         wrong.append(f"the front is on {placement.front}, not on {front}")
     part = parts.of_milestone(name)
     if part is not None:
-        wanted, found = clustermap.the_machine(cmap, part.ROLE), getattr(placement, part.NAME)
+        wanted = "" if part.idle(cmap) else clustermap.the_machine(cmap, part.ROLE)
+        found = getattr(placement, part.NAME)
         if found != wanted:
             wrong.append(f"{part.NAME} is {f'on {found}' if found else 'where it was found'}")
     seen = f"Synapse is on {placement.synapse}, the front on {placement.front}"

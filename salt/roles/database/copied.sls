@@ -1,2 +1,2 @@
-roles-database-copied:
-  test.nop
+include:
+  - postgres.copied

@@ -1,2 +1,2 @@
-roles-database-copied-back:
-  test.nop
+include:
+  - postgres.following

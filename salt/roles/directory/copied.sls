@@ -1,2 +1,2 @@
-roles-directory-copied:
-  test.nop
+include:
+  - directory.copied

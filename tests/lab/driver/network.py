@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .errors import LabError
 from .process import Result, host, wait_for
-from .settings import BRIDGE, GATEWAY, PREFIX, Settings
+from .settings import BRIDGE, BRIDGE_MAC, GATEWAY, PREFIX, Settings
 
 TTL = 2
 """Seconds for which a client of the lab may keep an answer: short, so that a moved name moves."""
@@ -52,7 +52,9 @@ class Network:
         if not self.exists:
             host(["ip", "netns", "add", name])
         if not self._ip(["link", "show", BRIDGE], check=False).ok:
-            self._ip(["link", "add", BRIDGE, "type", "bridge"])
+            # Its own: else it is that of a machine, and when that one dies answers to the
+            # clients go to an address that is no more, until they ask anew.
+            self._ip(["link", "add", BRIDGE, "address", BRIDGE_MAC, "type", "bridge"])
         addresses = self._ip(["addr", "show", "dev", BRIDGE]).stdout
         if f"{GATEWAY}/{PREFIX}" not in addresses:
             self._ip(["addr", "add", f"{GATEWAY}/{PREFIX}", "dev", BRIDGE])

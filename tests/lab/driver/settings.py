@@ -13,6 +13,7 @@ SUITE = "bookworm"
 """Debian suite of every machine."""
 
 BRIDGE = "sw0"
+BRIDGE_MAC = "02:00:c6:12:00:01"
 GATEWAY = "198.18.0.1"
 PREFIX = 24
 

@@ -154,3 +154,17 @@ def test_a_name_that_leads_elsewhere_holds_the_retirement() -> None:
     assert "leads to nowhere" in done["comment"]
     done = Master(handover__name_moved="chat.lale.test leads to 198.18.0.11").state.name_moved("m2")
     assert (done["result"], done["changes"]) == (True, {})
+
+
+def test_a_machine_s_keys_are_made_once() -> None:
+    made = {"pki__issue": True, "secret__make": True, "secret__make_pair": True}
+    master = Master(**made)
+    done = master.state.keyed("directory", {"word": 20}, ["transfer_directory"])
+    assert done["changes"] == {"made": ["certificate", "word", "transfer_directory"]}
+    assert master.seen == [
+        ("pki.issue", ["directory"]),
+        ("secret.make", ["word", 20]),
+        ("secret.make_pair", ["transfer_directory"]),
+    ]
+    there = dict.fromkeys(made, False)
+    assert Master(**there).state.keyed("directory", {"word": 20}, ["a"])["changes"] == {}

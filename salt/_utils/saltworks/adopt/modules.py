@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..modules import LDAP as LDAP_NEW
 from .model import dotted
 from .reading import Path
 from .rules import rule
@@ -16,7 +17,6 @@ LDAP_OLD = (
     "synapse.util.ldap_auth_provider.LdapAuthProvider",
 )
 LDAP_RENAMED = "today's form of the LDAP module"
-LDAP_NEW = "ldap_auth_provider.LdapAuthProviderModule"
 
 _FILE_SYSTEM = (
     "file_system",

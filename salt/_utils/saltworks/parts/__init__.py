@@ -29,6 +29,11 @@ class Part(Protocol):
     COPIES_BACK_ON: str
     #: Secrets that it needs, made at random when they are missing: name to length in letters.
     SECRETS: Mapping[str, int]
+    #: ssh key pairs that it needs: secrets ``<name>_private`` and ``<name>_public``.
+    KEY_PAIRS: tuple[str, ...]
+
+    def idle(self, cmap: Map) -> str:
+        """Why there is nothing to move, empty when there is something."""
 
     def configure(self, config: dict[str, Any], cmap: Map, placement: Placement) -> None:
         """Change Synapse's configuration to what it is once the part has moved.
@@ -91,6 +96,11 @@ def moved(placement: Placement) -> list[Part]:
 def of_milestone(name: str) -> Part | None:
     """The part that a milestone such as ``m3.database`` moves, None for other milestones."""
     return PARTS.get(name.partition(".")[2])
+
+
+def return_problems(name: str, cmap: Map, placement: Placement) -> list[Problem]:
+    """Why a milestone's part cannot go back whatever the record says."""
+    return database.no_return(cmap, placement) if of_milestone(name) is PARTS["database"] else []
 
 
 def with_relays(cmap: Map, placement: Placement) -> dict[str, dict[str, Any]]:

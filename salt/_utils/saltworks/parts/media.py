@@ -13,7 +13,7 @@ from .. import clustermap
 from ..clustermap import Map
 from ..errors import Problem
 from ..meeting import Check
-from ..plan import CONFIG_DIR, MEDIA_DIR, USER, Placement, Secrets
+from ..plan import AUTHORITY, AUTHORITY_FILE, MEDIA_DIR, USER, Placement, Secrets
 from .model import Ask, Steps
 
 NAME = "media"
@@ -22,6 +22,7 @@ COPIES_ON = "synapse"
 COPIES_BACK_ON = "storage"
 #: S3 keys: an id of two letters is refused by rclone, and 20 and 40 are what AWS has.
 SECRETS: Mapping[str, int] = {"media_access_key": 20, "media_secret_key": 40}
+KEY_PAIRS: tuple[str, ...] = ()
 
 PORT = 9000
 SERVICE = "saltworks-storage"
@@ -29,9 +30,6 @@ SERVICE = "saltworks-storage"
 DIRECTORY = "/var/lib/saltworks-storage"
 BUCKET = "media"
 LEDGER_BUCKET, LEDGER_KEY = "saltworks", "hashes.jsonl"
-
-#: Name of the project's authority among Synapse's certificates.
-AUTHORITY = "internal"
 
 #: What stays on Synapse's machine once the store has it, where the map does not say.
 CACHE_BYTES, CACHE_DAYS = 10 << 30, 30
@@ -48,6 +46,11 @@ def endpoint(machine: str) -> str:
     return f"https://{machine}:{PORT}"
 
 
+def idle(cmap: Map) -> str:
+    """See :class:`saltworks.parts.Part`."""
+    return ""
+
+
 def configure(config: dict[str, Any], cmap: Map, placement: Placement) -> None:
     """See :class:`saltworks.parts.Part`."""
     provider = {
@@ -62,7 +65,7 @@ def configure(config: dict[str, Any], cmap: Map, placement: Placement) -> None:
             "endpoint_url": endpoint(placement.media),
             "access_key_id": {"secret": "media_access_key"},
             "secret_access_key": {"secret": "media_secret_key"},
-            "ca": _authority_path(),
+            "ca": AUTHORITY_FILE,
         },
     }
     config["media_storage_providers"] = [*config.get("media_storage_providers", []), provider]
@@ -117,7 +120,7 @@ def synapse(cmap: Map, placement: Placement, secret: Secrets) -> dict[str, Any]:
                 "counts": "store" if placement.media else "local",
                 "store": {
                     "endpoint": endpoint(store),
-                    "ca": _authority_path(),
+                    "ca": AUTHORITY_FILE,
                     "bucket": BUCKET,
                     "ledger_bucket": LEDGER_BUCKET,
                     "ledger_key": LEDGER_KEY,
@@ -220,10 +223,6 @@ def checks(cmap: Map, placement: Placement, told: Mapping[str, Any]) -> list[Che
         "them, by size and SHA-256 of the disk there"
     )
     return [Check("media store", True, seen + (f" ({read} by reading them)" if read else ""))]
-
-
-def _authority_path() -> str:
-    return f"{CONFIG_DIR}/certificates/{AUTHORITY}.pem"
 
 
 def _ask(machine: str, function: str) -> Ask:

@@ -14,11 +14,13 @@ class Ask:
     :param machine: minion id.
     :param function: such as ``postgres.status``.
     :param kwargs: its arguments.
+    :param given: further arguments, each the answer of an earlier step, by its function.
     """
 
     machine: str
     function: str
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+    given: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,4 @@
+include:
+  - directory.installed
+  - directory.configured
+  - directory.running

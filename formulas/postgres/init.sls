@@ -1,0 +1,4 @@
+include:
+  - postgres.installed
+  - postgres.configured
+  - postgres.running

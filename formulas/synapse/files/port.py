@@ -1,0 +1,198 @@
+"""A release's own ``synapse_port_db``, held to one pass into a target made for it.
+
+Run by ``salt/_modules/synapse_port.py`` with the release's Python. Answers are lines of JSON.
+
+    stage    where the target stands: empty, prepared, begun or ported
+    clear    the target becomes empty, whatever was in it
+    mark     the target, which has the release's schema and nothing else, is prepared
+    wait     loads the program, waits for a line on standard input, then ports and compares
+
+A table of our own in the target says how far it is, so a second pass, which silently loses what
+was changed between the two, has no target: ``wait`` takes only a prepared one, and from its first
+moment on the target is no longer that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+import sys
+import time
+from typing import Any
+
+import yaml
+
+OURS = "saltworks_port"
+
+#: Differ by design, or hold what is made anew (see synapse_port_db): not compared.
+NOT_COMPARED = {
+    "event_search", "schema_version", "schema_compat_version", "applied_schema_deltas",
+    "applied_module_schemas", "background_updates", "user_directory_stream_pos",
+    "sent_transactions", "port_from_sqlite3", OURS,
+}  # fmt: skip
+
+#: What the admin API's job regenerate_directory queues: the directory is not ported.
+DIRECTORY = ("createtables", "process_rooms", "process_users", "cleanup")
+
+#: A row of a pusher that is gone may have had the highest id; Synapse refuses to start then.
+SEQUENCES = """
+SELECT setval('pushers_sequence', greatest(
+    (SELECT last_value FROM pushers_sequence),
+    (SELECT max(stream_id) FROM stream_positions WHERE stream_name = 'pushers')))
+"""
+
+
+def main(action: str, config: str, sqlite: str) -> int:
+    """Do one thing; returns the exit code."""
+    with open(config, encoding="utf-8") as file:
+        loaded = yaml.safe_load(file)
+    target = _connected(loaded["database"]["args"])
+    if action == "wait":
+        return _wait(target, config, sqlite)
+    done = {"stage": _stage, "clear": _clear, "mark": _mark}[action](target)
+    _say(stage=done)
+    return 0
+
+
+def _connected(args: dict[str, Any]) -> Any:
+    import psycopg2
+
+    known = {k: v for k, v in args.items() if not k.startswith("cp_")}
+    known["dbname"] = known.pop("database", None) or known.get("dbname")
+    return psycopg2.connect(**known, connect_timeout=10)
+
+
+def _stage(target: Any) -> str:
+    with target, target.cursor() as rows:
+        rows.execute(f"SELECT to_regclass('{OURS}') IS NOT NULL, to_regclass('events') IS NOT NULL")
+        ours, synapses = rows.fetchone()
+        if not ours:
+            return "unknown" if synapses else "empty"
+        rows.execute(f"SELECT stage FROM {OURS}")
+        return str(rows.fetchone()[0])
+
+
+def _clear(target: Any) -> str:
+    with target, target.cursor() as rows:
+        rows.execute("DROP SCHEMA public CASCADE")
+        rows.execute("CREATE SCHEMA public")
+    return "empty"
+
+
+def _mark(target: Any) -> str:
+    with target, target.cursor() as rows:
+        rows.execute("SELECT (SELECT count(*) FROM events) + (SELECT count(*) FROM users)")
+        if rows.fetchone()[0]:
+            raise SystemExit("the target is not empty")
+        rows.execute(f"CREATE TABLE {OURS} (stage text NOT NULL)")
+        rows.execute(f"INSERT INTO {OURS} VALUES ('prepared')")
+    return "prepared"
+
+
+def _wait(target: Any, config: str, sqlite: str) -> int:
+    """Load all that takes time, then go when told to."""
+    from synapse._scripts import synapse_port_db
+
+    _say(ready=True)
+    if not sys.stdin.readline():
+        return 0
+    began = time.monotonic()
+    with target, target.cursor() as rows:
+        rows.execute(f"UPDATE {OURS} SET stage = 'begun' WHERE stage = 'prepared'")
+        if rows.rowcount != 1:
+            raise SystemExit("the target is not freshly prepared")
+    sys.argv = ["port", "--sqlite-database", sqlite, "--postgres-config", config]
+    # It ends the process by itself only when it fails; its word is not taken for it below.
+    synapse_port_db.main()
+    ported = time.monotonic()
+    with target, target.cursor() as rows:
+        rows.execute(SEQUENCES)
+        for number, name in enumerate(DIRECTORY):
+            before = f"populate_user_directory_{DIRECTORY[number - 1]}" if number else None
+            rows.execute(
+                "INSERT INTO background_updates (update_name, progress_json, depends_on) "
+                "VALUES (%s, '{}', %s)",
+                (f"populate_user_directory_{name}", before),
+            )
+    tables, wrong, dropped = _compared(target, sqlite, synapse_port_db)
+    if not wrong:
+        with target, target.cursor() as rows:
+            rows.execute(f"UPDATE {OURS} SET stage = 'ported'")
+    _say(
+        tables=len(tables),
+        rows=sum(tables.values()),
+        dropped=dropped,
+        different=wrong,
+        seconds={
+            "port": round(ported - began, 2),
+            "compare": round(time.monotonic() - ported, 2),
+        },
+    )
+    return 0
+
+
+def _compared(target: Any, sqlite: str, porter: Any) -> tuple[dict[str, int], list[str], int]:
+    """Rows of each table, the tables that differ, and how many rows cannot be ported."""
+    source = sqlite3.connect(f"file:{sqlite}?mode=ro", uri=True)
+    there = "SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'"
+    with target, target.cursor() as rows:
+        rows.execute(there)
+        common = {row[0] for row in rows.fetchall()}
+    common &= {row[0] for row in source.execute("SELECT name FROM sqlite_master")}
+    left_out = NOT_COMPARED | set(porter.IGNORED_TABLES)
+    counts, wrong, dropped = {}, [], 0
+    for table in sorted(common - left_out):
+        names = [row[1] for row in source.execute(f'PRAGMA table_info("{table}")')]
+        # SQLite minds no case, PostgreSQL has all of them small.
+        columns = ", ".join(f'"{name.lower()}"' for name in names)
+        truths = {names.index(name) for name in porter.BOOLEAN_COLUMNS.get(table, ())}
+        query = f'SELECT {columns} FROM "{table}"'
+        here = _Sum(truths)
+        for row in source.execute(query):
+            here.add(row)
+        dropped += here.dropped
+        over = _Sum(set())
+        with target, target.cursor("content") as rows:
+            rows.execute(query)
+            for row in rows:
+                over.add(row)
+        counts[table] = over.rows
+        if (here.rows, here.total) != (over.rows, over.total):
+            wrong.append(f"{table} ({here.rows} rows, {over.rows} rows)")
+    return counts, wrong, dropped
+
+
+class _Sum:
+    """Rows and a checksum that no order changes, of values as PostgreSQL has them."""
+
+    def __init__(self, truths: set[int]) -> None:
+        self.truths = truths
+        self.rows = self.total = self.dropped = 0
+
+    def add(self, row: tuple[Any, ...]) -> None:
+        if any(isinstance(cell, str) and "\0" in cell for cell in row):
+            # PostgreSQL has no such text: synapse_port_db leaves the row out.
+            self.dropped += 1
+            return
+        cells = [_plain(cell, number in self.truths) for number, cell in enumerate(row)]
+        digest = hashlib.blake2b(repr(cells).encode("utf-8", "surrogatepass"), digest_size=8)
+        self.rows += 1
+        self.total = (self.total + int.from_bytes(digest.digest(), "big")) % (1 << 64)
+
+
+def _plain(cell: Any, truth: bool) -> Any:
+    if truth and cell is not None:
+        return bool(cell)
+    if isinstance(cell, (bytes, bytearray, memoryview)):
+        return bytes(cell)
+    # Both engines give whole numbers for what SQLite may keep as a float, and the other way.
+    return int(cell) if isinstance(cell, float) and cell.is_integer() else cell
+
+
+def _say(**words: Any) -> None:
+    print("saltworks " + json.dumps(words), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:4]))

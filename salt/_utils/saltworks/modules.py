@@ -1,0 +1,94 @@
+"""Synapse's modules: their code, the authorities they trust, and the directory behind them."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .clustermap import Map
+
+#: matrix-synapse-ldap3's class, and ours upon it, which has bounds.
+LDAP = "ldap_auth_provider.LdapAuthProviderModule"
+BOUNDED_LDAP = "saltworks_ldap.LdapModule"
+
+#: The package of ours, locked like a release: a changed file is another package.
+BOUNDED_LDAP_PACKAGE = {
+    "source": "salt://synapse/files/plugins/saltworks_ldap.py",
+    "source_hash": "sha256=6392bec471ea91e15ee04410354d05981ef74ec125a193ef6fda024c4ae92103",
+}
+
+_URI = re.compile(r"modules\.(\d+)\.config\.uri(?:\.\d+)?")
+
+
+@dataclass(frozen=True)
+class FoundDirectory:
+    """An LDAP server on the legacy machine's loopback that a module asks.
+
+    :param index: the module's place in ``synapse.modules``.
+    :param path: of the loopback row that says so.
+    :param port: the server's.
+    """
+
+    index: int
+    path: str
+    port: int
+
+
+def rows(cmap: Map) -> list[dict[str, Any]]:
+    """The modules as homeserver.yaml has them."""
+    return [
+        {key: copy.deepcopy(row[key]) for key in ("module", "config") if key in row}
+        for row in cmap["synapse"].get("modules", [])
+    ]
+
+
+def plugins(cmap: Map) -> dict[str, dict[str, str]]:
+    """Packages beside the release, by the name of what is imported.
+
+    Ours is there as soon as there is an LDAP module, not when it is first used: Synapse's unit
+    names it, and would have to be restarted for it, and once more on the way back.
+    """
+    found = {
+        str(row["module"]).partition(".")[0]: dict(row["package"])
+        for row in cmap["synapse"].get("modules", [])
+        if "package" in row
+    }
+    if any(row["module"] == LDAP for row in cmap["synapse"].get("modules", [])):
+        found[BOUNDED_LDAP.partition(".")[0]] = dict(BOUNDED_LDAP_PACKAGE)
+    return found
+
+
+def certificates(cmap: Map) -> dict[str, Any]:
+    """Authorities that modules trust, name to PEM or ``{"secret": name}``."""
+    found: dict[str, Any] = {}
+    for row in cmap["synapse"].get("modules", []):
+        found.update(row.get("certificates", {}))
+    return found
+
+
+def directories(cmap: Map) -> list[FoundDirectory]:
+    """The LDAP servers on the legacy machine's loopback."""
+    modules = cmap["synapse"].get("modules", [])
+    found = []
+    for row in cmap["synapse"].get("loopback", []):
+        match = _URI.fullmatch(row["path"])
+        if match and _is_ldap(modules, int(match.group(1))):
+            found.append(FoundDirectory(int(match.group(1)), row["path"], row["port"]))
+    return found
+
+
+def left_on_loopback(cmap: Map) -> list[Mapping[str, Any]]:
+    """Loopback rows of modules that are not LDAP: a site's own provider, say."""
+    ldap = {found.path for found in directories(cmap)}
+    return [
+        row
+        for row in cmap["synapse"].get("loopback", [])
+        if row["path"].startswith("modules.") and row["path"] not in ldap
+    ]
+
+
+def _is_ldap(modules: list[Mapping[str, Any]], index: int) -> bool:
+    return index < len(modules) and modules[index]["module"] == LDAP

@@ -1,0 +1,3 @@
+include:
+  - postgres.absent
+  - firewall.absent

@@ -1,0 +1,4 @@
+include:
+  - directory.absent
+  - transfer.absent
+  - firewall.absent
