@@ -36,8 +36,8 @@ def padded(pair: Pair, size: float) -> None:
         rows = max(1000, int(min(missing, GIB / 4) / 1100))
         pair.sql(
             pair.old,
-            "INSERT INTO event_json SELECT '$' || gen_random_uuid(), "
-            "(SELECT string_agg(md5(random()::text || n), '') FROM generate_series(1, 28)) "
+            "INSERT INTO event_json SELECT '$' || gen_random_uuid()::text, "
+            "(SELECT string_agg(md5(n || ' ' || k), '') FROM generate_series(1, 28) k) "
             f"FROM generate_series(1, {rows}) n;",
         )
     pair.sql(pair.old, "VACUUM ANALYZE;")

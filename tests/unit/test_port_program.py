@@ -31,8 +31,8 @@ def checksum(*rows: tuple[Any, ...], truths: tuple[int, ...] = ()) -> tuple[int,
 
 def test_both_engines_words_for_the_same_row_are_equal() -> None:
     # SQLite: truths are numbers, whole numbers may be floats; PostgreSQL: bytea is a memoryview.
-    sqlite = checksum((1, "Räum \U0001f600", b"\x00\xff", 1.0, None, 2.5), truths=(0, 4))
-    postgresql = checksum((True, "Räum \U0001f600", memoryview(b"\x00\xff"), 1, None, 2.5))
+    sqlite = checksum((1, "Räum \U0001f600", b"\x00\xff", 1.0, None, 2.5, None), truths=(0, 4))
+    postgresql = checksum((True, "Räum \U0001f600", memoryview(b"\x00\xff"), 1, False, 2.5, None))
     assert sqlite == postgresql
 
 

@@ -189,7 +189,8 @@ class _Sum:
 
 
 def _plain(cell: Any, truth: bool) -> Any:
-    if truth and cell is not None:
+    if truth:
+        # What was never set is false, as synapse_port_db has it.
         return bool(cell)
     if isinstance(cell, (bytes, bytearray, memoryview)):
         return bytes(cell)
