@@ -126,7 +126,7 @@ def pillars(path: Path) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
 
 def _of_orchestrations() -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
     yield "no map", slices.for_orchestrations(None, None, {}), {}
-    for stage in ("as found", "front moved"):
+    for stage in ("as found", "front moved", "moving"):
         for name, record in ACHIEVED.items():
             placement = plan.Placement.recorded(MAP, PLACEMENTS[stage])
             yield f"{stage}, {name}", slices.for_orchestrations(MAP, placement, record), {}
