@@ -7,7 +7,7 @@ LAB := $(PY) -m tests.lab
 # What is installed before the first step counts as well.
 BEGAN := $(shell date +%s)
 
-.PHONY: help venv lab lab-base lab-status clean-lab shell testhost test lint soak bench lock
+.PHONY: help venv lab lab-base lab-status clean-lab shell testhost test test-m3 lint soak bench lock
 
 help:
 	@echo 'make lab          build the lab, seed the old server, run the milestones'
@@ -15,7 +15,7 @@ help:
 	@echo 'make lab-status   what of the lab exists and runs'
 	@echo "make shell M=name [C='command']   a shell, or one command, in a machine"
 	@echo 'make clean-lab    remove every trace of the lab (the cache stays)'
-	@echo 'make test         every test      make lint   make soak   make bench'
+	@echo 'make test         every test      make lint   make soak   make bench   make test-m3'
 
 venv: $(STAMP)
 
@@ -51,6 +51,9 @@ soak: testhost
 
 bench: testhost
 	@$(LAB) test --only bench $(T)
+
+test-m3: testhost
+	@$(LAB) test --only m3 $(T)
 
 lock: venv
 	@$(LAB) lock

@@ -100,7 +100,7 @@ def parser() -> argparse.ArgumentParser:
     command.set_defaults(run=shell)
     sub.add_parser("clean", help="remove every trace").set_defaults(run=clean)
     command = sub.add_parser("test", help="run tests")
-    command.add_argument("--only", choices=("soak", "bench"))
+    command.add_argument("--only", choices=("soak", "bench", "m3"))
     command.add_argument("chosen", nargs=argparse.REMAINDER)
     command.set_defaults(run=run_tests)
     sub.add_parser("lint", help="run the linters").set_defaults(run=lambda *_: lint())

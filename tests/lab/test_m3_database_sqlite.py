@@ -11,7 +11,8 @@ from tests.lab import milestones, witness
 from tests.lab.driver import SaltRunError
 from tests.lab.stage import Stage, after_m2, changes, steps
 
-pytestmark = pytest.mark.lab
+# Not in `make test` until issue 3 is closed: `make test-m3`.
+pytestmark = [pytest.mark.lab, pytest.mark.m3]
 
 ORCH = "orch.m3.database"
 FILE = "/var/lib/synapse/homeserver.db"

@@ -20,7 +20,8 @@ from tests.lab import milestones, people
 from tests.lab.driver import SaltRunError
 from tests.lab.stage import Stage, after_m2, assert_unharmed, changes, snapshots, steps
 
-pytestmark = pytest.mark.lab
+# Not in `make test` until issue 3 is closed: `make test-m3`.
+pytestmark = [pytest.mark.lab, pytest.mark.m3]
 
 Json = dict[str, Any]
 

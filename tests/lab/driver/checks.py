@@ -59,14 +59,14 @@ def pytest_command(lab: Lab, only: str | None, chosen: list[str]) -> list[str]:
 
     Args:
         lab: whose namespace.
-        only: ``soak`` or ``bench`` for those alone; None for everything else.
+        only: ``soak``, ``bench`` or ``m3`` for those alone; None for everything else.
         chosen: paths or options instead of all suites.
     """
     suites = [name for name in SUITES if (PROJECT / name).is_dir()]
-    marks = only or "not soak and not bench"
+    marks = only or "not soak and not bench and not m3"
     command = [*lab.network.inside(), sys.executable, "-m", "pytest"]
     command += ["-p", "tests.lab.driver.pytest_plugin", "-m", marks]
-    if only:
+    if only in ("soak", "bench"):
         # What these show is what they are run for.
         command.append("--capture=no")
     return [*command, *(chosen or suites)]
