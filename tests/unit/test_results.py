@@ -46,7 +46,9 @@ def test_what_measures_keeps_its_table_where_the_readme_says(path: Path) -> None
     assert [name for name in names if f"`{name}.md`" not in readme] == []
 
 
-@pytest.mark.parametrize(("only", "shown"), [("soak", True), ("bench", True), ("m3", False), (None, False)])
+@pytest.mark.parametrize(
+    ("only", "shown"), [("soak", True), ("bench", True), ("m3", False), (None, False)]
+)
 def test_what_is_measured_is_shown(only: str | None, shown: bool) -> None:
     lab: Any = SimpleNamespace(network=SimpleNamespace(inside=list))
     assert ("--capture=no" in checks.pytest_command(lab, only, [])) is shown
