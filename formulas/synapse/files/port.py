@@ -35,8 +35,20 @@ NOT_COMPARED = {
 #: What the admin API's job regenerate_directory queues: the directory is not ported.
 DIRECTORY = ("createtables", "process_rooms", "process_users", "cleanup")
 
-#: A row of a pusher that is gone may have had the highest id; Synapse refuses to start then.
+#: synapse_port_db leaves sequences at the next value, not yet used. Synapse takes that for its
+#: position when it starts, so what is written first would be shown to nobody who had looked
+#: before: each is put at the last value used. And a pusher that is gone may have had the highest
+#: id of all; Synapse refuses to start when the sequence is behind that.
 SEQUENCES = """
+DO $$
+DECLARE name text;
+BEGIN
+    FOR name IN SELECT format('%I.%I', schemaname, sequencename) FROM pg_sequences
+                WHERE last_value IS NULL LOOP
+        EXECUTE format('SELECT setval(%L, greatest((SELECT last_value FROM %s) - 1, 1))',
+                       name, name);
+    END LOOP;
+END $$;
 SELECT setval('pushers_sequence', greatest(
     (SELECT last_value FROM pushers_sequence),
     (SELECT max(stream_id) FROM stream_positions WHERE stream_name = 'pushers')))
