@@ -37,9 +37,8 @@ DIRECTORY = ("createtables", "process_rooms", "process_users", "cleanup")
 
 #: synapse_port_db leaves sequences at the next value, not yet used. Synapse takes that for its
 #: position when it starts, so what is written first would be shown to nobody who had looked
-#: before: each is put at the last value used. And a pusher that is gone may have had the highest
-#: id of all; Synapse refuses to start when the sequence is behind that.
-SEQUENCES = """
+#: before: each is put at the last value used.
+USED = """
 DO $$
 DECLARE name text;
 BEGIN
@@ -48,11 +47,31 @@ BEGIN
         EXECUTE format('SELECT setval(%L, greatest((SELECT last_value FROM %s) - 1, 1))',
                        name, name);
     END LOOP;
-END $$;
-SELECT setval('pushers_sequence', greatest(
-    (SELECT last_value FROM pushers_sequence),
-    (SELECT max(stream_id) FROM stream_positions WHERE stream_name = 'pushers')))
+END $$
 """
+
+#: Synapse's streams and their sequences (its MultiWriterIdGenerators). The row with a stream's
+#: highest id may be gone, as those of to-device messages are once they are delivered: clients
+#: have seen that position all the same, and Synapse refuses to start behind it.
+STREAMS = {
+    "account_data": "account_data_sequence",
+    "backfill": "events_backfill_stream_seq",
+    "caches": "cache_invalidation_stream_seq",
+    "device_lists_stream": "device_lists_sequence",
+    "e2e_cross_signing_keys": "e2e_cross_signing_keys_sequence",
+    "events": "events_stream_seq",
+    "presence_stream": "presence_stream_sequence",
+    "profile_updates": "profile_updates_sequence",
+    "push_rules_stream": "push_rules_stream_sequence",
+    "pushers": "pushers_sequence",
+    "quarantined_media": "quarantined_media_id_seq",
+    "receipts": "receipts_sequence",
+    "sticky_events": "sticky_events_sequence",
+    "thread_subscriptions": "thread_subscriptions_sequence",
+    "to_device": "device_inbox_sequence",
+    "un_partial_stated_event_stream": "un_partial_stated_event_stream_sequence",
+    "un_partial_stated_room_stream": "un_partial_stated_room_stream_sequence",
+}
 
 
 def main(action: str, config: str, sqlite: str) -> int:
@@ -126,7 +145,7 @@ def _wait(target: Any, config: str, sqlite: str) -> int:
     synapse_port_db.main()
     ported = time.monotonic()
     with target, target.cursor() as rows:
-        rows.execute(SEQUENCES)
+        _set_sequences(rows)
         for number, name in enumerate(DIRECTORY):
             before = f"populate_user_directory_{DIRECTORY[number - 1]}" if number else None
             rows.execute(
@@ -149,6 +168,19 @@ def _wait(target: Any, config: str, sqlite: str) -> int:
         },
     )
     return 0
+
+
+def _set_sequences(rows: Any) -> None:
+    rows.execute(USED)
+    rows.execute("SELECT stream_name, max(abs(stream_id)) FROM stream_positions GROUP BY 1")
+    for stream, position in rows.fetchall():
+        # A stream of a later release: Synapse says at its start when that is behind.
+        name = STREAMS.get(stream)
+        if name:
+            rows.execute(
+                f"SELECT setval('{name}', greatest((SELECT last_value FROM {name}), %s))",
+                (position,),
+            )
 
 
 def _compared(target: Any, sqlite: str, porter: Any) -> tuple[dict[str, int], list[str], int]:
