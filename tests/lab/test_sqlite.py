@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.lab import milestones, readback
+from tests.lab import legacy, milestones, readback
 from tests.lab.driver import SaltRunError
 from tests.lab.stage import (
     Stage,
@@ -26,7 +26,7 @@ from tests.lab.test_m2 import MACHINES, NEW
 pytestmark = pytest.mark.lab
 
 DELETE = (
-    "import sqlite3; db = sqlite3.connect('/home/matrix/homeserver.db'); "
+    f"import sqlite3; db = sqlite3.connect('{legacy.HOME}/homeserver.db'); "
     "db.execute('DELETE FROM user_filters'); db.commit()"
 )
 
