@@ -7,10 +7,11 @@ LAB := $(PY) -m tests.lab
 # What is installed before the first step counts as well.
 BEGAN := $(shell date +%s)
 
-.PHONY: help venv lab lab-base lab-status clean-lab shell testhost test test-m3 lint soak bench lock
+.PHONY: help venv lab lab-m3 lab-base lab-status clean-lab shell testhost test test-m3 lint soak bench lock
 
 help:
 	@echo 'make lab          build the lab, seed the old server, run the milestones'
+	@echo 'make lab-m3       make lab, and on to M3'
 	@echo 'make lab-base     only the machines: salt, legacy, proxy, synapse'
 	@echo 'make lab-status   what of the lab exists and runs'
 	@echo "make shell M=name [C='command']   a shell, or one command, in a machine"
@@ -24,6 +25,9 @@ $(STAMP): requirements/dev.txt tests/lab/bootstrap.sh
 
 lab: venv
 	@SALTWORKS_BEGAN=$(BEGAN) $(LAB) up
+
+lab-m3: venv
+	@SALTWORKS_BEGAN=$(BEGAN) $(LAB) up --m3
 
 lab-base: venv
 	@$(LAB) up --base

@@ -27,7 +27,8 @@ def up(lab: Lab, options: argparse.Namespace) -> int:
     else:
         began = float(os.environ.get("SALTWORKS_BEGAN") or time.time())
         bounds = (scenario.COLD_SECONDS, scenario.WARM_SECONDS)
-        Progress(lab).run(scenario.STEPS, Total("run", *bounds, time.time() - began))
+        steps = scenario.STEPS_TO_M3 if options.m3 else scenario.STEPS
+        Progress(lab).run(steps, Total("run", *bounds, time.time() - began))
         milestone_table.show_closing(lab, scenario.seed_file(lab))
     return 0
 
@@ -91,6 +92,7 @@ def parser() -> argparse.ArgumentParser:
     sub = top.add_subparsers(required=True, metavar="command")
     command = sub.add_parser("up", help="build and run the lab")
     command.add_argument("--base", action="store_true", help="machines only, no milestones")
+    command.add_argument("--m3", action="store_true", help="go on to M3")
     command.set_defaults(run=up)
     sub.add_parser("down", help="shut the machines down").set_defaults(run=down)
     sub.add_parser("status", help="what exists and runs").set_defaults(run=status)
