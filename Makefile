@@ -7,16 +7,15 @@ LAB := $(PY) -m tests.lab
 # What is installed before the first step counts as well.
 BEGAN := $(shell date +%s)
 
-.PHONY: help venv lab lab-m3 lab-base lab-status clean-lab shell testhost test test-m3 lint soak bench lock
+.PHONY: help venv lab lab-base lab-status clean-lab shell testhost test lint soak bench lock
 
 help:
 	@echo 'make lab          build the lab, seed the old server, run the milestones'
-	@echo 'make lab-m3       make lab, and on to M3'
-	@echo 'make lab-base     only the machines: salt, legacy, proxy, synapse'
+	@echo 'make lab-base     only the machines, empty'
 	@echo 'make lab-status   what of the lab exists and runs'
 	@echo "make shell M=name [C='command']   a shell, or one command, in a machine"
 	@echo 'make clean-lab    remove every trace of the lab (the cache stays)'
-	@echo 'make test         every test      make lint   make soak   make bench   make test-m3'
+	@echo 'make test         every test      make lint   make soak   make bench'
 
 venv: $(STAMP)
 
@@ -25,9 +24,6 @@ $(STAMP): requirements/dev.txt tests/lab/bootstrap.sh
 
 lab: venv
 	@SALTWORKS_BEGAN=$(BEGAN) $(LAB) up
-
-lab-m3: venv
-	@SALTWORKS_BEGAN=$(BEGAN) $(LAB) up --m3
 
 lab-base: venv
 	@$(LAB) up --base
@@ -39,6 +35,7 @@ clean-lab: venv
 	@$(LAB) clean
 
 shell: venv
+	@test -n '$(M)' || { echo 'name the machine: make shell M=legacy (make lab-status lists them)' >&2; exit 2; }
 	@$(LAB) shell $(M) $(if $(C),-- '$(C)')
 
 lint: venv
@@ -55,9 +52,6 @@ soak: testhost
 
 bench: testhost
 	@$(LAB) test --only bench $(T)
-
-test-m3: testhost
-	@$(LAB) test --only m3 $(T)
 
 lock: venv
 	@$(LAB) lock

@@ -1,6 +1,14 @@
 {%- from 'media/map.jinja' import media, program_dir, plugins_dir, settings_file, state_dir, unit, unit_dir with context %}
 
-{%- for folder, name in ((program_dir, 'saltworks_media.py'), (plugins_dir, 'saltworks_media_provider.py')) %}
+{#- What the program imports lies beside it, and is there before it. #}
+{%- set folders = {
+  'saltworks_media_tree.py': program_dir,
+  'saltworks_media_manifest.py': program_dir,
+  'saltworks_media_store.py': program_dir,
+  'saltworks_media.py': program_dir,
+  'saltworks_media_provider.py': plugins_dir,
+} %}
+{%- for name, folder in folders.items() %}
 
 media-{{ name }}:
   file.managed:

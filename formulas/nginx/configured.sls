@@ -1,4 +1,4 @@
-{%- from 'nginx/map.jinja' import nginx, site, conf_dir, kept with context %}
+{%- from 'nginx/map.jinja' import nginx, site, routing, conf_dir, kept with context %}
 
 include:
   - nginx.installed
@@ -47,6 +47,20 @@ nginx-well-known-{{ name }}:
     - require_in:
         - file: nginx-site
 {%- endfor %}
+
+{%- if routing %}
+
+nginx-routing:
+  file.managed:
+    - name: {{ conf_dir }}/routing.conf
+    - source: salt://nginx/files/routing.conf.jinja
+    - template: jinja
+    - mode: '0644'
+    - require:
+        - file: nginx-directory
+    - require_in:
+        - file: nginx-site
+{%- endif %}
 
 nginx-site:
   file.managed:

@@ -1,5 +1,5 @@
 # The held sockets and every place that the door may open to; nothing here opens or closes it.
-{%- from 'nginx/map.jinja' import site, door, held, conf_dir, unit_dir, hostport with context %}
+{%- from 'nginx/map.jinja' import site, door, held, inner, routing, conf_dir, unit_dir, hostport with context %}
 
 include:
   - nginx.installed
@@ -42,8 +42,16 @@ nginx-door-environment-{{ name }}:
     - name: /etc/saltworks/door/{{ name }}.env
     - mode: '0644'
     - contents:
-{%- for upstream in held.values() %}
+{%- for way, upstream in held.items() %}
+{%- if routing %}
+        - {{ upstream.variable }}={{ hostport('127.0.0.1', inner[way]) }}
+        - {{ upstream.variable }}_MAIN={{ hostport(target.address, target[upstream.port]) }}
+{%- else %}
         - {{ upstream.variable }}={{ hostport(target.address, target[upstream.port]) }}
+{%- endif %}
+{%- endfor %}
+{%- for name, address in routing.get('servers', {}) | dictsort(by='value') %}
+        - FENCE_{{ loop.index }}={{ name }}
 {%- endfor %}
     - makedirs: true
     - require:

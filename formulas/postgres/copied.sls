@@ -1,5 +1,5 @@
 # Our cluster becomes what the switch needs: a standby of another machine's, made of a copy taken
-# live, or the home of an empty database.
+# live; the home of a database that gets its rows from there; or that of an empty one.
 {%- from 'postgres/map.jinja' import postgres, cluster, upstream with context %}
 {%- set begun = postgres.upstream or postgres.provides %}
 
@@ -9,7 +9,15 @@ include:
   - postgres.configured
 {%- endif %}
 
-{%- if postgres.provides %}
+{%- if postgres.logical %}
+
+postgres-replicated:
+  pgstandby.replicated:
+    - name: {{ postgres.database }}
+    - owner: {{ postgres.provides.owner | default('') }}
+    - role: {{ postgres.replication.role }}
+    - upstream: {{ (upstream if postgres.upstream else {}) | json }}
+{%- elif postgres.provides %}
 
 postgres-provided:
   pgstandby.provided:

@@ -12,6 +12,7 @@ postgres-following:
     - name: follower
     - upstream: {{ (upstream if postgres.upstream else {}) | json }}
     - database: {{ postgres.database }}
+    - logical: {{ postgres.logical | json }}
     - cluster: {{ cluster | json }}
 {%- if postgres.upstream %}
     - require:

@@ -27,6 +27,18 @@ postgres-slots:
     - require:
         - service: postgres-running
 
+{%- if postgres.logical and not postgres.slots %}
+{#- Nobody follows any more. #}
+
+postgres-unpublished:
+  pgstandby.unpublished:
+    - name: {{ postgres.database }}
+    - role: {{ postgres.replication.role }}
+    - cluster: {{ cluster | json }}
+    - require:
+        - pgstandby: postgres-slots
+{%- endif %}
+
 postgres-measured:
   pgstandby.measured:
     - name: {{ postgres.database }}

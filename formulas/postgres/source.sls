@@ -7,18 +7,28 @@
 {%- do lines.append('hostssl ' ~ row.database ~ ' ' ~ row.user ~ ' ' ~ row.address ~ ' scram-sha-256') %}
 {%- endfor %}
 
+postgres-bounded:
+  pgstandby.bounded:
+    - name: max_slot_wal_keep_size
+    - wanted: true
+    - cluster: {{ cluster | json }}
+
 postgres-admitted:
   pgstandby.admitted:
     - name: roles
     - roles_pillar: postgres:roles
     - lines: {{ lines | json }}
     - cluster: {{ cluster | json }}
-{%- else %}
+{%- if postgres.logical %}
 
-postgres-withdrawn:
-  pgstandby.withdrawn:
-    - name: {{ postgres.replication.role }}
+postgres-published:
+  pgstandby.published:
+    - name: {{ postgres.database }}
+    - role: {{ postgres.replication.role }}
     - cluster: {{ cluster | json }}
+    - require:
+        - pgstandby: postgres-admitted
+{%- endif %}
 {%- endif %}
 
 postgres-source-slots:
@@ -26,3 +36,30 @@ postgres-source-slots:
     - name: slots
     - wanted: {{ postgres.slots | json }}
     - cluster: {{ cluster | json }}
+{%- if not postgres.roles %}
+{%- if postgres.logical %}
+
+postgres-unpublished:
+  pgstandby.unpublished:
+    - name: {{ postgres.database }}
+    - role: {{ postgres.replication.role }}
+    - cluster: {{ cluster | json }}
+    - require:
+        - pgstandby: postgres-source-slots
+{%- endif %}
+
+postgres-withdrawn:
+  pgstandby.withdrawn:
+    - name: {{ postgres.replication.role }}
+    - cluster: {{ cluster | json }}
+    - require:
+        - pgstandby: {{ 'postgres-unpublished' if postgres.logical else 'postgres-source-slots' }}
+
+postgres-unbounded:
+  pgstandby.bounded:
+    - name: max_slot_wal_keep_size
+    - wanted: false
+    - cluster: {{ cluster | json }}
+    - require:
+        - pgstandby: postgres-source-slots
+{%- endif %}

@@ -1,6 +1,6 @@
 # Synapse no longer runs here and its secrets are gone. Data, media and releases stay:
 # nothing but a person deletes those.
-{%- from 'synapse/map.jinja' import synapse, service, unit_file, current with context %}
+{%- from 'synapse/map.jinja' import synapse, service, worker_unit, unit_file, current with context %}
 
 synapse-absent-service:
   service.dead:
@@ -14,6 +14,13 @@ synapse-absent-unit:
     - require:
         - service: synapse-absent-service
 
+synapse-absent-workers:
+  unit_set.only:
+    - name: {{ worker_unit }}@
+    - units: []
+    - require:
+        - service: synapse-absent-service
+
 synapse-absent-files:
   file.absent:
     - names:
@@ -21,3 +28,4 @@ synapse-absent-files:
         - {{ current }}
     - require:
         - service: synapse-absent-service
+        - unit_set: synapse-absent-workers

@@ -1,4 +1,4 @@
-{%- from 'synapse/map.jinja' import synapse, unit_file, config_file, certificates_dir, media_dir, environment with context %}
+{%- from 'synapse/map.jinja' import synapse, unit_file, config_file, certificates_dir, media_dir, environment, service, worker_unit, workers_dir with context %}
 
 include:
   - synapse.installed
@@ -113,12 +113,19 @@ synapse-upcoming-config:
         - synapse_release: synapse-config
 {%- else %}
   file.absent:
-    - names:
-        - {{ synapse.config_dir }}/upcoming.yaml
-        - {{ synapse.config_dir }}/previous.yaml
+    - name: {{ synapse.config_dir }}/upcoming.yaml
     - require:
         - synapse_release: synapse-config
 {%- endif %}
+{%- if not synapse.keep_previous %}
+
+synapse-previous-config:
+  file.absent:
+    - name: {{ synapse.config_dir }}/previous.yaml
+    - require:
+        - synapse_release: synapse-config
+{%- endif %}
+{%- if synapse.main %}
 
 synapse-unit:
   file.managed:
@@ -128,3 +135,49 @@ synapse-unit:
     - mode: '0644'
     - require:
         - sls: synapse.installed
+{%- else %}
+
+synapse-no-main:
+  unit_set.only:
+    - name: {{ service.name }}.service
+    - units: []
+    - require:
+        - sls: synapse.installed
+{%- endif %}
+{%- if synapse.workers %}
+
+synapse-workers-directory:
+  file.directory:
+    - name: {{ workers_dir }}
+    - user: root
+    - group: {{ synapse.group }}
+    - mode: '0750'
+    - clean: true
+    - exclude_pat: 'E@^({{ synapse.workers | sort | join('|') }})[.]yaml$'
+    - require:
+        - file: synapse-config-directory
+{%- for name in synapse.workers | sort %}
+
+synapse-worker-{{ name }}-config:
+  synapse_release.configured:
+    - name: {{ workers_dir }}/{{ name }}.yaml
+    - version: {{ synapse.version | string | json }}
+    - base: {{ config_file }}
+    - config_pillar: synapse:workers:{{ name }}:config
+    - user: {{ synapse.user }}
+    - group: {{ synapse.group }}
+    - environment: {{ environment | json }}
+    - require:
+        - synapse_release: synapse-config
+        - file: synapse-workers-directory
+{%- endfor %}
+
+synapse-worker-unit:
+  file.managed:
+    - name: /etc/systemd/system/{{ worker_unit }}@.service
+    - source: salt://synapse/files/worker.service.jinja
+    - template: jinja
+    - mode: '0644'
+    - require:
+        - sls: synapse.installed
+{%- endif %}

@@ -1,7 +1,7 @@
-# salt-run state.orchestrate orch.m3: the three parts, one after the other.
-{%- from 'orch/m3/part.jinja' import last with context %}
+# salt-run state.orchestrate orch.m3: its parts, one after the other.
+{%- from 'orch/part.jinja' import last with context %}
 {%- set achieved = pillar.saltworks.achieved %}
-{%- set parts = ['database', 'media', 'auth'] %}
+{%- set parts = pillar.saltworks.m3 %}
 
 include:
 {%- for part in parts %}
@@ -10,6 +10,12 @@ include:
 
 extend:
 {%- for part in parts %}
+{%- if not loop.first %}
+  m3-{{ part }}-prechecked:
+    milestone:
+      # A window of theirs that a dead run left open has ended by then.
+      - first: {{ parts[:loop.index0] | json }}
+{%- endif %}
   m3-{{ part }}-{{ 'converged' if achieved['m3.' ~ part] else 'begun' }}:
     {{ 'salt' if achieved['m3.' ~ part] else 'milestone' }}:
       - require:

@@ -115,7 +115,7 @@ def close(timeout: float = 10, fence: bool = True, notice: float = 3) -> dict[st
             )
     told = __salt__["nginx_config.notice"](notice)  # type: ignore[name-defined]
     held = _link_name(ENVIRONMENT) if before == CLOSED else before
-    backends = _backends(held) if held else []
+    backends = _backends(held, "DOOR|FENCE") if held else []
     _flag(False)
     try:
         waited = _wait(
@@ -301,11 +301,17 @@ def _write(path: str, text: str) -> None:
         handle.write(text)
 
 
-def _backends(target: str) -> list[tuple[str, int]]:
+def _backends(target: str, which: str = "DOOR") -> list[tuple[str, int]]:
+    """What is behind a target: what must answer before it opens; with ``FENCE`` workers, too.
+
+    :param which: first parts of names in its environment file, with ``|`` between.
+    """
     path = f"{ENVIRONMENTS}/{target}.env"
     try:
         with open(path, encoding="utf-8") as handle:
-            rows = re.findall(r"^DOOR_\w+=\[?([^\]\n]+?)\]?:(\d+)$", handle.read(), re.M)
+            rows = re.findall(
+                rf"^(?:{which})_\w+=\[?([^\]\n]+?)\]?:(\d+)$", handle.read(), re.M
+            )
     except FileNotFoundError:
         raise CommandExecutionError(f"{path} is missing; apply the formula nginx again") from None
     return [(host, int(port)) for host, port in rows]

@@ -20,7 +20,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import yaml
@@ -113,22 +113,51 @@ def healthy(url: str, timeout: float = 30) -> dict[str, Any]:
 
         salt synapse homeserver.healthy http://127.0.0.1:8008
     """
+
+    def version() -> str:
+        path = "/_synapse/admin/v1/server_version"
+        with urllib.request.urlopen(f"{url}{path}", timeout=5) as answer:
+            return str(json.load(answer)["server_version"])
+
+    seconds, found = _answered(url, timeout, version, "synapse")
+    return {"seconds": seconds, "version": found}
+
+
+def serves(url: str, timeout: float = 30) -> dict[str, Any]:
+    """Wait until a process of Synapse answers ``/health``, which is all that each of them has.
+
+    :param url: base URL of a listener, without the final slash.
+    :param timeout: bound in seconds.
+    :returns: ``seconds`` waited.
+    :raises CommandExecutionError: after the bound, with the last answer.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt sync-1 homeserver.serves http://198.18.0.20:8101
+    """
+    return {"seconds": _answered(url, timeout, str, "'synapse-worker@*'")[0]}
+
+
+def _answered(
+    url: str, timeout: float, more: Callable[[], str], unit: str
+) -> tuple[float, str]:
+    """Seconds until ``/health`` and what else is asked was answered, and that answer."""
     begun = time.monotonic()
     last = "nothing tried"
     while time.monotonic() - begun < timeout:
         try:
             with urllib.request.urlopen(f"{url}/health", timeout=2) as answer:
                 answer.read()
-            path = "/_synapse/admin/v1/server_version"
-            with urllib.request.urlopen(f"{url}{path}", timeout=5) as answer:
-                version = json.load(answer)["server_version"]
-            return {"seconds": round(time.monotonic() - begun, 3), "version": version}
+            said = more()
+            return round(time.monotonic() - begun, 3), said
         except (urllib.error.URLError, OSError, ValueError, KeyError) as error:
             last = str(error)
         time.sleep(0.05)
     raise CommandExecutionError(
         f"Synapse at {url} did not answer /health within {timeout:.0f} s (last: {last}); "
-        "see journalctl -u synapse"
+        f"see journalctl -u {unit}"
     )
 
 

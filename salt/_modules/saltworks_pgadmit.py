@@ -23,6 +23,9 @@ __salt__: dict[str, Any]
 #: Our lines in pg_hba.conf stand between these, first of all: the first that fits decides.
 BEGIN, END = "# Saltworks begin\n", "# Saltworks end\n"
 
+#: Before even those, while the cluster is shut.
+SHUT_BEGIN, SHUT_END = "# Saltworks shut begin\n", "# Saltworks shut end\n"
+
 #: PostgreSQL's own (src/include/common/scram-common.h).
 ITERATIONS = 4096
 
@@ -134,6 +137,45 @@ def withdraw(cluster: Cluster, role: str, test: bool = False) -> list[str]:
     return changed
 
 
+def shut(cluster: Cluster, role: str) -> bool:
+    """Let in nobody but the superuser at the local socket, and a role that replicates.
+
+    It outlives restarts: it stands in pg_hba.conf, before every other line. Who is connected
+    already stays.
+
+    :param cluster: see ``pgcluster.locate``; it runs.
+    :param role: the lines that let it in still count.
+    :returns: whether it was open.
+    :raises CommandExecutionError: when PostgreSQL does not take it; pg_hba.conf is as it was.
+    """
+    at = __salt__["pgcluster.locate"](cluster)
+    path = _hba(at)
+    before = _text(path)
+    after = shut_hba(before, at["os_user"], role)
+    _put(at, path, before, after)
+    return before != after
+
+
+def reopen(cluster: Cluster) -> bool:
+    """The other end of :func:`shut`: who was let in before is let in again.
+
+    :returns: whether it was shut.
+    """
+    at = __salt__["pgcluster.locate"](cluster)
+    path = _hba(at)
+    before = _text(path)
+    after = shut_hba(before, "", None)
+    _put(at, path, before, after)
+    return before != after
+
+
+def is_shut(cluster: Cluster) -> bool:
+    """Whether :func:`shut` is in force, on a cluster that runs or not."""
+    at = __salt__["pgcluster.locate"](cluster)
+    runs = __salt__["pgcluster.condition"](at["data"]) in ("ready", "standby")
+    return SHUT_BEGIN in _text(_hba(at) if runs else f"{at['config']}/pg_hba.conf")
+
+
 def slots(cluster: Cluster, wanted: Sequence[str], test: bool = False) -> list[str]:
     """No slot named ``saltworks_*`` but those wanted; one holds WAL until it is dropped.
 
@@ -150,11 +192,18 @@ def slots(cluster: Cluster, wanted: Sequence[str], test: bool = False) -> list[s
     )
     gone = [name for name, _ in rows if name not in wanted]
     for name in [] if test else gone:
-        _sql(
-            at,
-            "SELECT to_json(pg_terminate_backend(active_pid, 5000)) FROM pg_replication_slots "
-            f"WHERE slot_name = '{name}' AND active_pid IS NOT NULL;\n"
-            f"SELECT to_json(pg_drop_replication_slot('{name}')::text);",
+        that = f"FROM pg_replication_slots WHERE slot_name = '{name}'"
+        script = (
+            f"SELECT to_json(pg_terminate_backend(active_pid)) {that} AND active;\n"
+            f"SELECT to_json(pg_drop_replication_slot(slot_name)::text) {that} AND NOT active;\n"
+            f"SELECT to_json(count(*)) {that};"
+        )
+        __salt__["pgcluster.wait_until"](
+            lambda script=script: _sql(at, script)[-1] == 0,
+            10,
+            f"the slot {name} to be dropped",
+            "It is taken up again and again: see pg_stat_replication",
+            0.1,
         )
     return gone
 
@@ -178,9 +227,32 @@ def sessions(cluster: Cluster, database: str) -> dict[str, Any]:
 
 
 def hba(text: str, lines: Sequence[str]) -> str:
-    """pg_hba.conf with our lines first, and everything else as it was."""
-    rest = re.sub(f"{BEGIN}.*?{END}", "", text, flags=re.DOTALL)
-    return BEGIN + "".join(f"{line}\n" for line in lines) + END + rest if lines else rest
+    """pg_hba.conf with our lines first, and everything else as it was; what is shut stays so."""
+    found = re.search(f"{SHUT_BEGIN}.*?{SHUT_END}", text, flags=re.DOTALL)
+    first = found.group(0) if found else ""
+    rest = re.sub(f"{BEGIN}.*?{END}", "", text.replace(first, ""), flags=re.DOTALL)
+    ours = BEGIN + "".join(f"{line}\n" for line in lines) + END if lines else ""
+    return first + ours + rest
+
+
+def shut_hba(text: str, superuser: str, role: str | None) -> str:
+    """pg_hba.conf that lets in nobody but a superuser and a role that replicates.
+
+    :param superuser: at the local socket, by the account of the same name.
+    :param role: its lines are taken over; None: nothing is shut.
+    """
+    rest = re.sub(f"{SHUT_BEGIN}.*?{SHUT_END}", "", text, flags=re.DOTALL)
+    if role is None:
+        return rest
+    kept = [line for line in rest.splitlines() if line.split()[2:3] == [role]]
+    lines = [
+        f"local all {superuser} peer",
+        *kept,
+        # `all` does not stand for physical replication, which only reads.
+        "local all all reject",
+        "host all all all reject",
+    ]
+    return SHUT_BEGIN + "".join(f"{line}\n" for line in lines) + SHUT_END + rest
 
 
 def verifier(password: str, salt: bytes | None = None) -> str:
@@ -231,7 +303,12 @@ def _roles(at: Mapping[str, Any]) -> dict[str, Any]:
 
 def _put_hba(at: Mapping[str, Any], path: str, lines: Sequence[str]) -> None:
     before = _text(path)
-    _rewrite(path, hba(before, lines))
+    _put(at, path, before, hba(before, lines))
+
+
+def _put(at: Mapping[str, Any], path: str, before: str, after: str) -> None:
+    """Another text in its place, once PostgreSQL takes it; it is in force when this returns."""
+    _rewrite(path, after)
     wrong = _sql(
         at,
         "SELECT json_build_array(line_number, error) FROM pg_hba_file_rules "
@@ -242,17 +319,33 @@ def _put_hba(at: Mapping[str, Any], path: str, lines: Sequence[str]) -> None:
         raise CommandExecutionError(
             f"{path}: PostgreSQL does not take it: {wrong}; it is as it was"
         )
+    loaded = "SELECT to_json(pg_conf_load_time());"
+    known = _sql(at, loaded)
     _sql(at, "SELECT to_json(pg_reload_conf());")
+    # A session has the time from the server's main process, which lets in the next one.
+    __salt__["pgcluster.wait_until"](
+        lambda: _sql(at, loaded) != known, 10, f"PostgreSQL to read {path}", "See its log."
+    )
 
 
 def _rewrite(path: str, text: str) -> None:
-    """Another file in its place, whole or not at all, with the same owner and mode."""
+    """Another file in its place, whole or not at all, with the same owner and mode.
+
+    Synced with its folder: what is shut must still be so after a power cut.
+    """
     was = os.stat(path)
     with open(f"{path}.new", "w", encoding="utf-8") as file:
         os.fchown(file.fileno(), was.st_uid, was.st_gid)
         os.fchmod(file.fileno(), was.st_mode & 0o7777)
         file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(f"{path}.new", path)
+    folder = os.open(os.path.dirname(path), os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def _hba(at: Mapping[str, Any]) -> str:

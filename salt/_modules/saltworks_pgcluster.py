@@ -321,13 +321,17 @@ def account(os_user: str) -> pwd.struct_passwd:
 
 
 def wait_until(
-    ready: Callable[[], Any], seconds: float, what: str, then: str, every: float = 0.02
+    ready: Callable[[], Any],
+    seconds: float,
+    what: str,
+    then: str | Callable[[], str],
+    every: float = 0.02,
 ) -> Any:
     """Poll ``ready`` until it answers something true.
 
     :param seconds: the bound.
     :param what: what is waited for, for the error.
-    :param then: what to do when it never comes.
+    :param then: what to do when it never comes; a function is asked only then.
     :returns: the true answer.
     :raises CommandExecutionError: when the time is up.
     """
@@ -337,7 +341,8 @@ def wait_until(
         if answer:
             return answer
         if time.monotonic() >= end:
-            raise CommandExecutionError(f"waited {seconds:g} s for {what}, in vain. {then}")
+            do = then if isinstance(then, str) else then()
+            raise CommandExecutionError(f"waited {seconds:g} s for {what}, in vain. {do}")
         time.sleep(every)
 
 

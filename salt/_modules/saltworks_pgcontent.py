@@ -57,8 +57,17 @@ def __virtual__() -> str:
 
 
 def folder(cluster: Mapping[str, Any]) -> str:
-    """Where a cluster's records are: ours alone, and not in its data folder, which is copied."""
+    """Where a cluster's records are: ours alone, and not in its data folder, which is copied.
+
+    It need not be there: see :func:`made_folder`.
+    """
     path: str = cluster.get("records", FOLDER)
+    return path
+
+
+def made_folder(cluster: Mapping[str, Any]) -> str:
+    """:func:`folder`, made if it is missing, for who writes there; a mere look changes nothing."""
+    path = folder(cluster)
     os.makedirs(path, mode=0o700, exist_ok=True)
     return path
 
@@ -105,7 +114,7 @@ def hold(cluster: Mapping[str, Any], database: str, moment: str) -> str:
     """
     release(cluster)
     there = __salt__["pgcluster.connection"](cluster, database)
-    path = f"{folder(cluster)}/snapshot"
+    path = f"{made_folder(cluster)}/snapshot"
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
     script = (
@@ -139,7 +148,7 @@ def hold(cluster: Mapping[str, Any], database: str, moment: str) -> str:
         f"See {path}.",
     )
     record = {"snapshot": name, "moment": moment}
-    __salt__["pgcluster.write_json"](f"{folder(cluster)}/held.json", record)
+    __salt__["pgcluster.write_json"](f"{made_folder(cluster)}/held.json", record)
     return name
 
 
@@ -157,12 +166,12 @@ def release(cluster: Mapping[str, Any]) -> None:
 
 
 def moment(cluster: Cluster = None) -> str:
-    """The switch whose content is to be compared, by its fence's checkpoint; empty: none."""
+    """The switch whose content is to be compared, by its fence's position; empty: none."""
     at = __salt__["pgcluster.locate"](cluster)
     for name in ("fenced", "promoted"):
         record = __salt__["pgcluster.read_json"](f"{folder(at)}/{name}.json")
         if record:
-            return str(record["checkpoint"])
+            return str(record["moment"])
     return ""
 
 
@@ -201,11 +210,11 @@ def measure(cluster: Cluster, database: str) -> dict[str, Any]:
         return known
     there = __salt__["pgcluster.connection"](at, database)
     when, held = moment(at), __salt__["pgcluster.read_json"](f"{folder(at)}/held.json") or {}
-    recovery = __salt__["pgcluster.sql"](there, "SELECT to_json(pg_is_in_recovery());")[0]
-    if not recovery and held.get("moment") != when:
+    still = _stands_still(at)
+    if not still and held.get("moment") != when:
         raise CommandExecutionError(_too_late(database))
     begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;\n"
-    if not recovery:
+    if not still:
         begin += f"SET TRANSACTION SNAPSHOT '{held['snapshot']}';\n"
     tables, size = __salt__["pgcluster.sql"](
         there, f"{_TABLES}\nSELECT to_json(pg_database_size(current_database()));", what="tables"
@@ -228,10 +237,16 @@ def measure(cluster: Cluster, database: str) -> dict[str, Any]:
         "begun": started,
         "ended": __salt__["pgcluster.now"](),
     }
-    __salt__["pgcluster.write_json"](f"{folder(at)}/content.json", record)
-    if not recovery:
+    __salt__["pgcluster.write_json"](f"{made_folder(at)}/content.json", record)
+    if not still:
         release(at)
     return record
+
+
+def _stands_still(at: Mapping[str, Any]) -> bool:
+    """Whether nothing was written since the switch: fenced, and not following yet."""
+    fenced = __salt__["pgcluster.read_json"](f"{folder(at)}/fenced.json")
+    return bool(fenced) and not fenced.get("followed")
 
 
 def _sum(table: str) -> str:

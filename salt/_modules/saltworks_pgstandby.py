@@ -1,24 +1,27 @@
 """A PostgreSQL cluster moves to another machine: copied live, switched in a moment, both ways.
 
-    copy     live: this cluster becomes a standby of the other machine's
+    copy     live: see ``pgcopy``
     ready    live: the standby is near, and a shutdown would write little
     fence    in the window, old primary: shut down cleanly, and never starts but as a standby
     promote  in the window, standby: has all that the fenced one had, becomes the primary
     unfence  the way back: the fenced one is the primary again
     follow   afterwards: the fenced one becomes a standby of the promoted one
 
+When a promotion did not count, for the switch failed after it and was taken back:
+
+    stand_down  at once: the promoted one is fenced again
+    copy_again  afterwards: it cannot follow, for it has parted; so its files are copied anew
+
 The fence is ``standby.signal`` in the data folder: with it PostgreSQL starts as a hot standby
 only, which takes reads and no write, whoever starts it. What fence and promote did stands in
-``fenced.json`` and ``promoted.json``, see :func:`pgcontent.folder`.
+``fenced.json`` and ``promoted.json``, see :func:`pgcontent.folder`; ``pgserver.stands`` says what
+follows from that.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
-import re
-import shutil
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,21 +36,8 @@ SLOT = "saltworks_standby"
 
 #: A standby that is no further behind may take over: seconds of work, not of waiting.
 NEAR_BYTES = 16 << 20
-
-#: A link that carries nothing is noticed within about 20 s, on either side.
-KEEPALIVE = {
-    "keepalives_idle": 5, "keepalives_interval": 5, "keepalives_count": 3,
-    "tcp_user_timeout": 20000, "connect_timeout": 10,
-}  # fmt: skip
-
-#: May not be smaller on a standby than on its primary (PostgreSQL: hot-standby.html).
-LIKE_THE_PRIMARY = (
-    "max_connections", "max_worker_processes", "max_wal_senders", "max_prepared_transactions",
-    "max_locks_per_transaction",
-)  # fmt: skip
-
-#: What Debian's pg_ctlcluster and systemd's generator read in start.conf.
-RETIRED = "# Managed by Salt (formula postgres).\ndisabled\n"
+#: Looks in a row at which it must stream, 0.1 s and a query apart.
+NEAR_LOOKS = 3
 
 Cluster = str | Mapping[str, Any] | None
 
@@ -76,8 +66,9 @@ def status(cluster: Cluster = None) -> dict[str, Any]:
     """How a cluster stands.
 
     :param cluster: see ``pgcluster.locate``.
-    :returns: ``condition`` (see ``pgcluster.condition``), ``fenced`` and, of one that runs,
-        ``recovery``, ``system_identifier``, ``receiving``, ``from``, ``slot``, ``behind``
+    :returns: ``condition`` (see ``pgcluster.condition``), ``fenced``, ``stands`` (see
+        ``pgserver.stands``) and, of one that runs, ``recovery``, ``system_identifier``,
+        ``receiving``, ``from``, ``slot``, ``behind``
         (bytes), ``replayed``, ``conninfo`` and ``senders``.
 
     CLI Example:
@@ -93,103 +84,66 @@ def status(cluster: Cluster = None) -> dict[str, Any]:
     }
     if row["condition"] in ("ready", "standby"):
         row.update(_here(at))
+    row["stands"] = __salt__["pgserver.stands"](
+        not row["fenced"] or row.get("recovery") is False,
+        __salt__["pgserver.recorded"](at, "fenced"),
+        __salt__["pgserver.recorded"](at, "promoted"),
+    )
     return row
 
 
 def near(cluster: Cluster = None, seconds: float = 10) -> bool:
     """Whether this standby streams, and has replayed nearly all; waits for it.
 
+    A receiver says that it streams before it hears that the WAL it wants is gone, and then it ends:
+    so it is looked several times in a row.
+
     :param cluster: see ``pgcluster.locate``.
     :param seconds: the bound.
     """
     at = __salt__["pgcluster.locate"](cluster)
+    looks = 0
 
     def is_near() -> bool:
+        nonlocal looks
         row = status(at)
         behind = row.get("behind")
-        return row.get("receiving") == "streaming" and behind is not None and behind < NEAR_BYTES
+        near = row.get("receiving") == "streaming" and behind is not None and behind < NEAR_BYTES
+        looks = looks + 1 if near else 0
+        return looks >= NEAR_LOOKS
 
     with contextlib.suppress(CommandExecutionError):
         return bool(__salt__["pgcluster.wait_until"](is_near, seconds, "the standby", "", 0.1))
     return False
 
 
-def copy(cluster: Cluster, upstream: Mapping[str, Any], timeout: float = 86400) -> bool:
-    """This cluster becomes a standby of another machine's, made of a copy taken live.
+def copy_again(cluster: Cluster, upstream: Mapping[str, Any], timeout: float = 86400) -> bool:
+    """A fenced cluster that has parted from the one that serves is made its standby again.
 
-    One that streams already is left alone; whatever else is in the data folder goes, and so
-    does a copy that was cut short. Only done while the other one is a primary: so the last
-    primary is never thrown away.
+    Its data folder is emptied and filled by a copy taken live; it keeps its own settings, and the
+    place of its WAL. One that was cut short is begun anew.
 
-    :param cluster: see ``pgcluster.locate``; its data folder is ours.
+    :param cluster: see ``pgcluster.locate``.
     :param upstream: libpq's parameters of the other one, without a password.
-    :param timeout: seconds for the copy, and again for what was written meanwhile.
+    :param timeout: as for ``pgcopy.copy``.
     :returns: whether a copy was made.
-    :raises CommandExecutionError: when the link breaks, or the other one is not a primary.
-
-    CLI Example:
-
-    .. code-block:: bash
-
-        salt database pgstandby.copy 15/main '{"host": "legacy", "port": 15432, ...}'
+    :raises CommandExecutionError: when the link breaks, or the other one does not serve.
     """
     at = __salt__["pgcluster.locate"](cluster)
-    shows = _ask(at, upstream, "SHOW in_hot_standby", *(f"SHOW {s}" for s in LIKE_THE_PRIMARY))
-    if shows[0] != "off":
-        raise CommandExecutionError(
-            f"{upstream['host']} is a standby itself, perhaps of this machine: nothing is copied "
-            "from there. See pgstandby.status on both"
-        )
-    system = _ask(at, upstream, "IDENTIFY_SYSTEM")[0].split("|")[0]
-    row = status(at)
-    if (row.get("receiving"), row.get("system_identifier")) == ("streaming", system):
+    if status(at)["stands"] != "parted":
         return False
-    _stop(at, "fast", 60)
-    _emptied(at["data"])
-    if _ask(at, upstream, f"READ_REPLICATION_SLOT {SLOT}")[0].strip("|"):
-        # Of a copy that was cut short; it holds WAL from then on.
-        _ask(at, upstream, f"DROP_REPLICATION_SLOT {SLOT} WAIT", timeout=90)
-    _copied(at, upstream, timeout)
-    settings = dict(zip(LIKE_THE_PRIMARY, shows[1:], strict=True))
-    settings.update(primary_conninfo=_conninfo(upstream), primary_slot_name=SLOT)
-    _write(at, f"{at['data']}/postgresql.auto.conf", _auto_conf(settings))
-    _write(at, _signal(at), "")
-    _start(at, timeout)
-    if not near(at, timeout):
+    shows = __salt__["pgcopy.there"](at, upstream)
+    known = dict(__salt__["pgserver.recorded"](at, "fenced") or {})
+    if shows["system_identifier"] != known.get("system_identifier"):
         raise CommandExecutionError(
-            f"the copy of {upstream['host']} was made and started, but does not come near within "
-            f"{timeout:g} s; see PostgreSQL's log on this machine"
+            f"{upstream['host']} has another database than this one was a copy of (system "
+            f"identifier {shows['system_identifier']}, not {known.get('system_identifier')}): "
+            "nothing is thrown away here. See pgstandby.status on both"
         )
+    __salt__["pgcopy.refill"](at, upstream, known.pop("parted"), timeout)
+    __salt__["pgserver.record"](at, "fenced", {**known, "followed": upstream["host"]})
+    __salt__["pgcopy.started"](at, upstream, timeout)
     return True
-
-
-def provide(cluster: Cluster, database: str, owner: str, password: str) -> list[str]:
-    """This cluster runs as configured, and has an empty database as Synapse wants it.
-
-    :param cluster: see ``pgcluster.locate``; nobody uses it yet.
-    :param database: its name; one that is there stays.
-    :param owner: the role that owns it.
-    :param password: of the role.
-    :returns: what was changed.
-    """
-    at = __salt__["pgcluster.locate"](cluster)
-    found = f"SELECT to_json(count(*)) FROM pg_database WHERE datname = '{database}';"
-    running = __salt__["pgcluster.condition"](at["data"]) != "gone"
-    new = not running or not _sql(at, found)[0]
-    if new:
-        # Debian started it with settings of its own.
-        _stop(at, "fast", 60)
-        _start(at, 60)
-    role = {owner: {"password": password, "made": True}}
-    changed = [f"role {name}" for name in __salt__["pgadmit.give"](at, role)]
-    if new and not _sql(at, found)[0]:
-        _sql(
-            at,
-            f'CREATE DATABASE "{database}" OWNER "{owner}" TEMPLATE template0 ENCODING '
-            "'UTF8' LC_COLLATE 'C' LC_CTYPE 'C';",
-        )
-        changed.append(f"database {database}")
-    return changed
 
 
 def ready(cluster: Cluster, standby: bool) -> dict[str, Any]:
@@ -213,7 +167,7 @@ def ready(cluster: Cluster, standby: bool) -> dict[str, Any]:
     elif row["condition"] != "ready" or row["recovery"]:
         raise CommandExecutionError(f"the cluster is no primary that runs ({row})")
     else:
-        _sql(at, "CHECKPOINT;", 600)
+        __salt__["pgserver.sql"](at, "CHECKPOINT;", 600)
     return row
 
 
@@ -232,19 +186,19 @@ def fence(cluster: Cluster, database: str) -> dict[str, Any]:
     if os.path.exists(_signal(at)):
         record = _still_fenced(at)
         return {**record, "changed": False}
-    _forget(at, "fenced", "promoted")
+    __salt__["pgserver.forget"](at, "fenced")
     _acknowledged(at)
     brief = __salt__["pgcontent.brief"](at, database)
     # Not to be followed by mistake from an earlier life as a standby.
-    _set(at, primary_conninfo=None, primary_slot_name=None)
+    __salt__["pgserver.configure"](at, primary_conninfo=None, primary_slot_name=None)
     # From here on, whatever happens, it does not start as a primary.
-    _write(at, _signal(at), "")
-    _stop(at, "fast", 10)
+    __salt__["pgserver.write"](at, _signal(at), "")
+    __salt__["pgserver.stop"](at, "fast", 10)
     control = _control(at)
     if control["state"] != "shut down":
         raise CommandExecutionError(f"{at['data']}: is {control['state']!r} after its shutdown")
-    record = {**brief, **_point(control)}
-    _record(at, "fenced", record)
+    record = {**brief, **_point(control), "moment": control["checkpoint"]}
+    __salt__["pgserver.turned"](at, "fenced", record)
     return {**record, "changed": True}
 
 
@@ -260,16 +214,18 @@ def unfence(cluster: Cluster) -> bool:
     fenced = os.path.exists(_signal(at))
     condition = __salt__["pgcluster.condition"](at["data"])
     if not fenced and condition == "ready":
+        __salt__["pgserver.turned_back"](at, "fenced")
         return False
-    if fenced and _read(at, "fenced"):
+    if fenced and __salt__["pgserver.recorded"](at, "fenced"):
         _still_fenced(at)
     recovers = condition in ("ready", "standby") and _here(at)["recovery"]
     with contextlib.suppress(FileNotFoundError):
         os.unlink(_signal(at))
     if condition != "ready" or recovers:
         # A shutdown that still waits for a standby that has gone would wait a minute more.
-        _stop(at, "immediate" if condition == "stopping" else "fast", 20)
-        _start(at, 60)
+        __salt__["pgserver.stop"](at, "immediate" if condition == "stopping" else "fast", 20)
+        __salt__["pgserver.start"](at, 60)
+    __salt__["pgserver.turned_back"](at, "fenced")
     return True
 
 
@@ -288,9 +244,12 @@ def promote(
     :raises CommandExecutionError: when it is not the other one's equal.
     """
     at = __salt__["pgcluster.locate"](cluster)
-    known = _read(at, "promoted") or {}
-    if known.get("checkpoint") == fenced["checkpoint"] and not os.path.exists(_signal(at)):
+    known = __salt__["pgserver.recorded"](at, "promoted") or {}
+    done = known.get("checkpoint") == fenced["checkpoint"] and "compared" in known
+    if done and not os.path.exists(_signal(at)):
         return {**known, "changed": False}
+    if (stands := status(at)["stands"]) in ("parted", "loose"):
+        __salt__["pgserver.must_follow"](at["data"], stands)
     here = _here(at)
     if here["system_identifier"] != fenced["system_identifier"]:
         raise CommandExecutionError(
@@ -299,7 +258,14 @@ def promote(
         )
     if here["recovery"]:
         _replayed(at, fenced["checkpoint"])
-        _sql(at, "SELECT to_json(pg_promote(true, 30));", 40)
+        # From here on it parts from the other one, whatever becomes of it.
+        begun = {"moment": fenced["moment"], "checkpoint": fenced["checkpoint"]}
+        __salt__["pgserver.turned"](at, "promoted", begun)
+        if not __salt__["pgserver.sql"](at, "SELECT to_json(pg_promote(true, 30));", 40)[0]:
+            raise CommandExecutionError(
+                f"{at['data']}: its promotion did not end within 30 s, and may end yet. See "
+                "PostgreSQL's log on this machine, and stands and recovery in pgstandby.status"
+            )
     fork = _fork(at)
     if fork["timeline"] != fenced["timeline"] or not (
         0 < _bytes(fork["lsn"]) - _bytes(fenced["checkpoint"]) < 8192
@@ -309,26 +275,84 @@ def promote(
             f"{fork['timeline']}, which is not right behind its shutdown checkpoint "
             f"({fenced['checkpoint']} of timeline {fenced['timeline']})"
         )
-    _set(at, primary_conninfo=None, primary_slot_name=None)
-    brief = __salt__["pgcontent.brief"](at, database, only=list(fenced["fingerprint"]))
-    wrong = __salt__["pgcontent.differences"](fenced, brief)
-    if wrong:
-        raise CommandExecutionError(f"{database}: is not what it was: {'; '.join(wrong)}")
-    record = {
-        "checkpoint": fenced["checkpoint"],
-        "fork": fork["lsn"],
-        "compared": len(brief["fingerprint"]) + len(brief["sequences"]),
-    }
-    if followed:
-        _sql(
+    __salt__["pgserver.configure"](at, primary_conninfo=None, primary_slot_name=None)
+
+    def keep() -> None:
+        __salt__["pgserver.sql"](
             at,
             f"SELECT to_json(pg_create_physical_replication_slot('{SLOT}', true)::text) WHERE NOT "
             f"EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = '{SLOT}');",
         )
-        __salt__["pgcontent.hold"](at, database, fenced["checkpoint"])
-    _forget(at, "fenced")
-    _record(at, "promoted", record)
-    return {**record, "changed": True}
+
+    answer: dict[str, Any] = __salt__["pgserver.succeed"](
+        at, database, fenced, keep if followed else None,
+        checkpoint=fenced["checkpoint"], fork=fork["lsn"],
+    )  # fmt: skip
+    return answer
+
+
+def stand_down(
+    cluster: Cluster,
+    upstream: Mapping[str, Any] | None = None,
+    discard: bool = False,
+    taken_back: bool = False,
+) -> str:
+    """This cluster was promoted, and does not serve after all: it is fenced at once.
+
+    What it had before stays written down; it has parted from the one that serves, and is to be
+    copied again (:func:`copy_again`). Where nothing has come of a promotion yet, nothing will: it
+    is stopped, and starts as the standby that it was (:func:`awake`).
+
+    Exactly one of the three says why it may be stopped:
+
+    :param cluster: see ``pgcluster.locate``.
+    :param upstream: libpq's parameters of the one that serves, which is asked whether it does.
+    :param discard: by hand: one that cannot follow any more, or whose fence was taken away by
+        hand; what was written to it since is lost.
+    :param taken_back: not by hand: the switch that promoted it has just been taken back, and
+        nobody is asked. One that serves would be stopped.
+    :returns: what was done, in words; empty when there was nothing to do.
+    :raises CommandExecutionError: when it is not said why, the other one does not serve, or this
+        one does not stop.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt legacy pgstandby.stand_down '{"port": 5432}' discard=True
+    """
+    __salt__["pgserver.must_say_why"](upstream, discard, taken_back)
+    at = __salt__["pgcluster.locate"](cluster)
+    stands = status(at)["stands"]
+    mine = __salt__["pgserver.recorded"](at, "fenced")
+    if not __salt__["pgserver.stands_down"](stands, bool(mine), discard):
+        return ""
+    if upstream:
+        __salt__["pgcopy.there"](at, upstream)
+    if stands == "undone":
+        # A promotion may be under way that PostgreSQL has not come to yet. It ends with the
+        # server: one that starts forgets it. Unless it was through before.
+        __salt__["pgserver.stop"](at, "immediate", 20)
+        stands = status(at)["stands"]
+    if stands == "undone":
+        __salt__["pgserver.turned_back"](at, "promoted")
+        return (
+            f"{at['data']}: was not promoted yet, is fenced as before, and stopped. It goes on "
+            "following with orch.m3.database or its rollback"
+        )
+    # First of all: who died behind this finds a cluster that is not fenced, and fences it.
+    if stands == "promoted":
+        __salt__["pgserver.turned_back"](at, "promoted", parted=__salt__["pgcopy.own"](at))
+    elif discard:
+        __salt__["pgserver.record"](at, "fenced", {**mine, "parted": __salt__["pgcopy.own"](at)})
+    __salt__["pgserver.write"](at, _signal(at), "")
+    # What is not written out yet is thrown away anyhow.
+    __salt__["pgserver.stop"](at, "immediate", 20)
+    what = "was promoted, does not serve, and is fenced again" if not discard else "is fenced"
+    return (
+        f"{at['data']}: {what}. It cannot follow until it is copied again, which orch.m3.database "
+        "or its rollback does"
+    )
 
 
 def follow(cluster: Cluster, upstream: Mapping[str, Any], seconds: float = 60) -> bool:
@@ -341,18 +365,20 @@ def follow(cluster: Cluster, upstream: Mapping[str, Any], seconds: float = 60) -
     :raises CommandExecutionError: when it is not fenced, or does not get there.
     """
     at = __salt__["pgcluster.locate"](cluster)
-    conninfo = _conninfo(upstream)
+    conninfo = __salt__["pgserver.conninfo"](upstream)
     changed = awake(at)
     if _here(at)["conninfo"] != conninfo:
         # From here on it is no longer what it was when it was fenced.
-        _record(at, "fenced", {**(_read(at, "fenced") or {}), "followed": upstream["host"]})
-        _set(at, primary_conninfo=conninfo, primary_slot_name=SLOT)
+        known = __salt__["pgserver.recorded"](at, "fenced") or {}
+        __salt__["pgserver.record"](at, "fenced", {**known, "followed": upstream["host"]})
+        __salt__["pgserver.configure"](at, primary_conninfo=conninfo, primary_slot_name=SLOT)
         changed = True
     if not near(at, seconds):
         raise CommandExecutionError(
             f"the cluster here does not follow {upstream['host']} within {seconds:g} s; see "
             f"PostgreSQL's log on this machine. Without it there is no way back: "
-            f"{upstream['host']} keeps its WAL for it up to max_slot_wal_keep_size"
+            f"{upstream['host']} keeps its WAL for it up to max_slot_wal_keep_size. If that is "
+            "gone, have it copied again: stand_down with discard=True (docs/m3-database.md)"
         )
     return changed
 
@@ -364,50 +390,16 @@ def awake(cluster: Cluster) -> bool:
     :raises CommandExecutionError: when it is not fenced.
     """
     at = __salt__["pgcluster.locate"](cluster)
-    if not os.path.exists(_signal(at)):
-        raise CommandExecutionError(
-            f"{at['data']}: is not fenced (no {os.path.basename(_signal(at))} there), so it may "
-            "take writes that nobody sees. Stop it, see pgstandby.status on both machines"
-        )
+    __salt__["pgserver.must_follow"](at["data"], status(at)["stands"])
     if __salt__["pgcluster.condition"](at["data"]) != "gone":
         return False
-    _start(at, 60)
+    __salt__["pgserver.start"](at, 60)
     return True
-
-
-def retire(cluster: Cluster, test: bool = False) -> list[str]:
-    """A cluster of Debian's runs no more, and whoever starts it is refused; its data stays.
-
-    :param cluster: see ``pgcluster.locate``; one that is not there is retired.
-    :param test: only say what would be done.
-    :returns: what was changed.
-    """
-    try:
-        at = __salt__["pgcluster.locate"](cluster)
-    except CommandExecutionError:
-        return []
-    path = f"{at['config']}/start.conf"
-    changed = []
-    if __salt__["pgcluster.condition"](at["data"]) != "gone":
-        changed.append(at["data"])
-    with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8") as file:
-        if file.read() != RETIRED:
-            changed.append(path)
-    # It starts whatever else is a cluster here, and counts as running by itself.
-    alone = not [row for row in __salt__["pgcluster.others"](at) if row["status"] != "down"]
-    if alone and __salt__["service.status"]("postgresql"):
-        changed.append("postgresql.service")
-    if changed and not test:
-        _stop(at, "fast", 60)
-        _write(at, path, RETIRED)
-        if alone:
-            __salt__["pgcluster.run"](["systemctl", "disable", "--now", "postgresql"], timeout=60)
-    return changed
 
 
 def _still_fenced(at: Mapping[str, Any]) -> dict[str, Any]:
     """The fence's record, if the cluster has not moved since."""
-    record: dict[str, Any] = _read(at, "fenced") or {}
+    record: dict[str, Any] = __salt__["pgserver.recorded"](at, "fenced") or {}
     now = _point(_control(at))
     if record.get("followed") or {key: record.get(key) for key in now} != now:
         raise CommandExecutionError(
@@ -420,7 +412,7 @@ def _still_fenced(at: Mapping[str, Any]) -> dict[str, Any]:
 
 def _acknowledged(at: Mapping[str, Any]) -> None:
     """The standby confirms a position of just now: it is there, and a shutdown ends at once."""
-    position = _sql(
+    position = __salt__["pgserver.sql"](
         at, "BEGIN; SELECT to_json(pg_logical_emit_message(true, 'saltworks', 'fence')); COMMIT;"
     )[0]
     query = (
@@ -428,7 +420,7 @@ def _acknowledged(at: Mapping[str, Any]) -> None:
         f"ON s.active_pid = r.pid WHERE s.slot_name = '{SLOT}' AND r.flush_lsn >= '{position}';"
     )
     __salt__["pgcluster.wait_until"](
-        lambda: _sql(at, query)[0],
+        lambda: __salt__["pgserver.sql"](at, query)[0],
         4,
         "the standby to confirm",
         "It does not stream: see PostgreSQL's log there, and whether that machine is up",
@@ -447,13 +439,14 @@ def _replayed(at: Mapping[str, Any], checkpoint: str) -> None:
 
 
 def _here(at: Mapping[str, Any]) -> dict[str, Any]:
-    row: dict[str, Any] = _sql(at, _HERE)[0]
+    row: dict[str, Any] = __salt__["pgserver.sql"](at, _HERE)[0]
     return row
 
 
 def _fork(at: Mapping[str, Any]) -> dict[str, Any]:
     """Where this cluster's timeline left its parent (last line of its history file)."""
-    timeline = _sql(at, "SELECT to_json(substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8));")[0]
+    segment = "pg_walfile_name(pg_current_wal_lsn())"
+    timeline = __salt__["pgserver.sql"](at, f"SELECT to_json(substr({segment}, 1, 8));")[0]
     path = f"{at['data']}/pg_wal/{timeline}.history"
     try:
         with open(path, encoding="utf-8") as file:
@@ -493,157 +486,5 @@ def _bytes(lsn: str | None) -> int:
     return (int(high, 16) << 32) + int(low, 16)
 
 
-def _conninfo(upstream: Mapping[str, Any]) -> str:
-    rows = {**upstream, "application_name": "saltworks", **KEEPALIVE}
-    for key, value in rows.items():
-        if not re.fullmatch(r"[A-Za-z0-9_./:-]+", str(value)):
-            raise CommandExecutionError(f"{key}={value!r} cannot stand in primary_conninfo")
-    return " ".join(f"{key}={value}" for key, value in rows.items())
-
-
-def _auto_conf(settings: Mapping[str, str]) -> str:
-    lines = "".join(f"{key} = '{value}'\n" for key, value in sorted(settings.items()))
-    return f"# ALTER SYSTEM writes here; begun by Saltworks (pgstandby.copy).\n{lines}"
-
-
-def _ask(
-    at: Mapping[str, Any], upstream: Mapping[str, Any], *commands: str, timeout: float = 30
-) -> list[str]:
-    """Answers of the other cluster to commands of the replication protocol, a line each."""
-    params = {**upstream, **KEEPALIVE, "replication": "true"}
-    words = [word for command in commands for word in ("-c", command)]
-    with __salt__["pgcluster.service"]({"os_user": at["os_user"], "params": params}) as way:
-        said: str = __salt__["pgcluster.run"](
-            [f"{at['bindir']}/psql", "-X", "-A", "-t", "-q", "-w", "-v", "ON_ERROR_STOP=1", *words],
-            os_user=at["os_user"],
-            timeout=timeout,
-            what=f"asking PostgreSQL on {upstream['host']}",
-            environment=way,
-        )
-    return said.splitlines() or [""]
-
-
-def _copied(at: Mapping[str, Any], upstream: Mapping[str, Any], timeout: float) -> None:
-    params = {**upstream, **KEEPALIVE}
-    try:
-        with __salt__["pgcluster.service"]({"os_user": at["os_user"], "params": params}) as way:
-            __salt__["pgcluster.run"](
-                [
-                    f"{at['bindir']}/pg_basebackup", "--no-password", "--wal-method=stream",
-                    "--checkpoint=fast", "--create-slot", f"--slot={SLOT}",
-                    f"--pgdata={at['data']}", "--dbname=service=saltworks",
-                ],
-                os_user=at["os_user"], timeout=timeout, what="the copy", environment=way,
-            )  # fmt: skip
-        __salt__["pgcluster.run"](
-            [f"{at['bindir']}/pg_verifybackup", "--quiet", at["data"]],
-            os_user=at["os_user"],
-            timeout=timeout,
-            what="verifying the copy",
-        )
-    except CommandExecutionError as problem:
-        raise CommandExecutionError(
-            f"copying from {upstream['host']} failed: {problem}. Nothing changed for anybody; "
-            "mend that (the link, or room on this machine) and run the milestone again: it "
-            "takes the half copy away and begins anew"
-        ) from None
-
-
-def _emptied(data: str) -> None:
-    """The folder itself stays: it says whose the cluster is (pg_lsclusters)."""
-    for name in os.listdir(data):
-        path = f"{data}/{name}"
-        if os.path.isdir(path) and not os.path.islink(path):
-            shutil.rmtree(path)
-        else:
-            os.unlink(path)
-
-
-def _start(at: Mapping[str, Any], seconds: float) -> None:
-    what = f"starting PostgreSQL in {at['data']}"
-    if "unit" in at:
-        # A unit that was stopped from outside systemd counts as failed.
-        __salt__["pgcluster.run"](["systemctl", "reset-failed", at["unit"]], what=what)
-        __salt__["pgcluster.run"](["systemctl", "start", at["unit"]], timeout=seconds, what=what)
-    else:
-        log, config = f"{at['socket']}/log", f"-c config_file={at['config']}/postgresql.conf"
-        __salt__["pgcluster.run"](
-            [f"{at['bindir']}/pg_ctl", "-D", at["data"], "-l", log, "-o", config, "-w", "start"],
-            os_user=at["os_user"],
-            timeout=seconds,
-            what=what,
-        )
-    __salt__["pgcluster.wait_until"](
-        lambda: __salt__["pgcluster.condition"](at["data"]) in ("ready", "standby"),
-        seconds,
-        f"PostgreSQL in {at['data']} to take connections",
-        "See its log.",
-    )
-
-
-def _stop(at: Mapping[str, Any], mode: str, seconds: float) -> None:
-    if __salt__["pgcluster.condition"](at["data"]) == "gone":
-        return
-    # Not by systemd, which would wait for an hour: what it is told must come true or fail.
-    how = ["-m", mode, "-w", "-t", str(int(seconds)), "stop"]
-    __salt__["pgcluster.run"](
-        [f"{at['bindir']}/pg_ctl", "-D", at["data"], *how],
-        os_user=at["os_user"],
-        timeout=seconds + 5,
-        what=f"stopping PostgreSQL in {at['data']}",
-    )
-    if "unit" in at:
-        __salt__["pgcluster.wait_until"](
-            lambda: not __salt__["service.status"](at["unit"]),
-            10,
-            f"{at['unit']} to have ended",
-            f"See systemctl status {at['unit']}.",
-        )
-
-
-def _set(at: Mapping[str, Any], **settings: str | None) -> None:
-    """ALTER SYSTEM, and reload."""
-    lines = [
-        f"ALTER SYSTEM RESET {key};" if value is None else f"ALTER SYSTEM SET {key} = '{value}';"
-        for key, value in settings.items()
-    ]
-    _sql(at, "\n".join([*lines, "SELECT to_json(pg_reload_conf());"]))
-
-
-def _sql(at: Mapping[str, Any], script: str, timeout: float = 20) -> list[Any]:
-    there = __salt__["pgcluster.connection"](at)
-    rows: list[Any] = __salt__["pgcluster.sql"](there, script, timeout, script.strip()[:60])
-    return rows
-
-
 def _signal(at: Mapping[str, Any]) -> str:
     return f"{at['data']}/standby.signal"
-
-
-def _write(at: Mapping[str, Any], path: str, text: str) -> None:
-    """A file of the cluster's own, as its account, synced: the fence must outlive a power cut."""
-    __salt__["pgcluster.run"](
-        ["sh", "-c", 'umask 077; cat > "$0" && sync "$0" "$(dirname "$0")"', path],
-        os_user=at["os_user"],
-        stdin=text,
-        what=path,
-    )
-
-
-def _record(at: Mapping[str, Any], name: str, value: Mapping[str, Any]) -> None:
-    when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    __salt__["pgcluster.write_json"](
-        f"{__salt__['pgcontent.folder'](at)}/{name}.json", {**value, "when": when}
-    )
-
-
-def _read(at: Mapping[str, Any], name: str) -> dict[str, Any] | None:
-    path = f"{__salt__['pgcontent.folder'](at)}/{name}.json"
-    value: dict[str, Any] | None = __salt__["pgcluster.read_json"](path)
-    return value
-
-
-def _forget(at: Mapping[str, Any], *names: str) -> None:
-    for name in names:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(f"{__salt__['pgcontent.folder'](at)}/{name}.json")

@@ -6,18 +6,15 @@ its exact value, operational ones included. One database is expected.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import glob
 import hashlib
 import os
-import re
 import shutil
 import socket
 import ssl
 import subprocess
 import time
-from collections.abc import Sequence
 from typing import Any
 
 from salt.exceptions import CommandExecutionError
@@ -47,12 +44,10 @@ BIND, BIND_ANSWER = bytes.fromhex("300c020101600702010304008000"), 0x61
 #: Attributes that change whenever somebody touches the entry, the fence included.
 TOUCHED = ("olcreadonly", "entrycsn", "modifiersname", "modifytimestamp")
 
-#: What the database of a replica has.
-REPLICATED = ("olcsyncrepl", "olcmirrormode", "olcmultiprovider")
-
 #: Other entries are compared, and named, up to so many.
 SHOWN = 5
 
+#: dn to lines, see ``slapd_ldif``.
 Entries = dict[str, list[str]]
 
 __func_alias__ = {"open_": "open"}
@@ -76,7 +71,7 @@ def facts() -> dict[str, Any]:
 
         salt legacy slapd.facts
     """
-    found = databases(entries(_slapcat(0)))
+    found = __salt__["slapd_ldif.databases"](_entries(0))
     size = 0
     for row in found:
         for path in glob.glob(f"{glob.escape(row['directory'])}/*.mdb"):
@@ -134,7 +129,7 @@ def dump(folder: str) -> dict[str, Any]:
     """
     begun = time.monotonic()
     config = _slapcat(0)
-    data = _slapcat(_the_database(entries(config))["number"])
+    data = _slapcat(_the_database(_parsed(config))["number"])
     os.makedirs(folder, mode=0o700, exist_ok=True)
     wrote = [
         _write(os.path.join(folder, name), text)
@@ -142,7 +137,7 @@ def dump(folder: str) -> dict[str, Any]:
     ]
     return {
         "changed": any(wrote),
-        "entries": len(entries(data)),
+        "entries": len(_parsed(data)),
         "seconds": round(time.monotonic() - begun, 3),
     }
 
@@ -183,9 +178,12 @@ def take(folder: str, source: str, host: str, key: str, whole: bool) -> dict[str
     """
     begun = time.monotonic()
     __salt__["transfer.pull"](source, folder, host, key, "root")
-    config = adapted(entries(_read(os.path.join(folder, CONFIG_LDIF)))) if whole else None
+    config = None
+    if whole:
+        found = _parsed(_read(os.path.join(folder, CONFIG_LDIF)))
+        config = __salt__["slapd_ldif.adapted"](found, TLS, DATA)
     data = _read(os.path.join(folder, DATA_LDIF))
-    wanted = entries(data)
+    wanted = _parsed(data)
     loaded = not _is_loaded(config, wanted)
     if loaded:
         _load(config, data)
@@ -194,124 +192,13 @@ def take(folder: str, source: str, host: str, key: str, whole: bool) -> dict[str
     return {
         "loaded": loaded,
         "entries": len(wanted),
-        "sha256": hashlib.sha256(text(wanted).encode()).hexdigest(),
+        "sha256": hashlib.sha256(_text(wanted).encode()).hexdigest(),
         "seconds": round(time.monotonic() - begun, 3),
     }
 
 
-# --- LDIF, pure --------------------------------------------------------------------------------
-
-
-def entries(ldif: str) -> Entries:
-    """The entries of what slapcat wrote with unfolded lines: dn to its lines, in order.
-
-    :raises CommandExecutionError: it is no such text.
-    """
-    found: Entries = {}
-    for block in re.split(r"\n\n+", ldif.strip("\n")):
-        lines = [line for line in block.splitlines() if not line.startswith("#")]
-        if not lines:
-            continue
-        if not lines[0].startswith("dn:"):
-            raise CommandExecutionError(f"no LDIF as slapcat writes it: {lines[0][:40]!r}")
-        found[value(lines[0])] = lines[1:]
-    return found
-
-
-def text(found: Entries) -> str:
-    """The entries as LDIF, in their order."""
-    return "".join(
-        "\n".join([f"dn:: {base64.b64encode(dn.encode()).decode()}", *lines]) + "\n\n"
-        for dn, lines in found.items()
-    )
-
-
-def name_of(line: str) -> str:
-    """The attribute of a line, in small letters."""
-    return line.partition(":")[0].partition(";")[0].lower()
-
-
-def value(line: str) -> str:
-    """The value of a line, decoded."""
-    plain = line.partition(":")[2]
-    if plain.startswith(":"):
-        return base64.b64decode(plain[1:].strip()).decode(errors="replace")
-    return plain.strip()
-
-
-def databases(config: Entries) -> list[dict[str, Any]]:
-    """The databases that hold data, from cn=config."""
-    rows = []
-    for dn, lines in config.items():
-        found = re.match(r"olcDatabase=\{(\d+)\}([a-z]+),cn=config$", dn, re.I)
-        if not found or found.group(2) in ("config", "frontend", "monitor"):
-            continue
-        by_name: dict[str, str] = {}
-        for line in lines:
-            by_name.setdefault(name_of(line), value(line))
-        rows.append(
-            {
-                "dn": dn,
-                "number": int(found.group(1)),
-                "backend": found.group(2),
-                "suffix": by_name.get("olcsuffix", ""),
-                "directory": by_name.get("olcdbdirectory", ""),
-                "read_only": by_name.get("olcreadonly", "FALSE").upper() == "TRUE",
-                "replica": any(name in by_name for name in REPLICATED),
-            }
-        )
-    return rows
-
-
-def adapted(config: Entries) -> Entries:
-    """A found configuration for the machine that it moves to: its TLS, its folders, writable."""
-    made: Entries = {}
-    data = [row["dn"] for row in databases(config)]
-    for dn, lines in config.items():
-        if dn == "cn=config":
-            kept = [
-                line
-                for line in lines
-                if not name_of(line).startswith("olctls")
-                and name_of(line) not in ("olcpidfile", "olcargsfile")
-            ]
-            made[dn] = [
-                *kept,
-                "olcPidFile: /run/slapd/slapd.pid",
-                "olcArgsFile: /run/slapd/slapd.args",
-                f"olcTLSCACertificateFile: {TLS}/ca.crt",
-                f"olcTLSCertificateFile: {TLS}/tls.crt",
-                f"olcTLSCertificateKeyFile: {TLS}/tls.key",
-                "olcTLSProtocolMin: 3.3",
-            ]
-        elif dn in data:
-            kept = [
-                line for line in lines if name_of(line) not in ("olcdbdirectory", "olcreadonly")
-            ]
-            made[dn] = [*kept, f"olcDbDirectory: {DATA}"]
-        else:
-            made[dn] = list(lines)
-    return made
-
-
-def differing(wanted: Entries, found: Entries, ignored: Sequence[str] = ()) -> list[str]:
-    """Names of the entries that are not equal, in whatever order their attributes come."""
-
-    def plain(lines: Sequence[str]) -> list[str]:
-        return sorted(line for line in lines if name_of(line) not in ignored)
-
-    return sorted(
-        dn
-        for dn in {*wanted, *found}
-        if dn not in wanted or dn not in found or plain(wanted[dn]) != plain(found[dn])
-    )
-
-
-# --- the directory here ------------------------------------------------------------------------
-
-
 def _the_database(config: Entries) -> dict[str, Any]:
-    found = databases(config)
+    found: list[dict[str, Any]] = __salt__["slapd_ldif.databases"](config)
     if len(found) != 1:
         raise CommandExecutionError(
             f"slapd has {len(found)} databases ({', '.join(row['suffix'] for row in found)}); "
@@ -337,9 +224,9 @@ def _compare(config: Entries | None, data: Entries, folder: str) -> None:
 
 
 def _differing(config: Entries | None, data: Entries) -> list[str]:
-    here = entries(_slapcat(0))
-    wrong = differing(config, here, TOUCHED) if config is not None else []
-    return wrong + differing(data, entries(_slapcat(_the_database(here)["number"])))
+    differing, here = __salt__["slapd_ldif.differing"], _entries(0)
+    wrong: list[str] = differing(config, here, TOUCHED) if config is not None else []
+    return [*wrong, *differing(data, _entries(_the_database(here)["number"]))]
 
 
 def _load(config: Entries | None, data: str) -> None:
@@ -349,7 +236,7 @@ def _load(config: Entries | None, data: str) -> None:
     _systemctl("stop")
     if config is not None:
         _load_config(config)
-    row = _the_database(entries(_slapcat(0)))
+    row = _the_database(_entries(0))
     folder, aside = row["directory"], f"{row['directory']}.aside"
     _put_aside(folder, aside)
     try:
@@ -375,7 +262,7 @@ def _load_config(config: Entries) -> None:
         shutil.rmtree(path, ignore_errors=True)
     os.mkdir(new, 0o750)
     os.chown(new, owner.st_uid, owner.st_gid)
-    _slapadd(new, 0, text(config), new)
+    _slapadd(new, 0, _text(config), new)
     if os.path.isdir(CONFIG):
         os.rename(CONFIG, old)
     os.rename(new, CONFIG)
@@ -402,7 +289,7 @@ def _put_back(folder: str, aside: str) -> None:
 
 
 def _read_only(on: bool) -> bool:
-    row = _the_database(entries(_slapcat(0)))
+    row = _the_database(_entries(0))
     if row["read_only"] is on:
         return False
     change = (
@@ -415,6 +302,19 @@ def _read_only(on: bool) -> bool:
 
 def _client(program: str) -> list[str]:
     return [program, "-Q", "-Y", "EXTERNAL", "-H", "ldapi:///"]
+
+
+def _entries(number: int) -> Entries:
+    return _parsed(_slapcat(number))
+
+
+def _parsed(ldif: str) -> Entries:
+    found: Entries = __salt__["slapd_ldif.entries"](ldif)
+    return found
+
+
+def _text(found: Entries) -> str:
+    return str(__salt__["slapd_ldif.text"](found))
 
 
 def _slapcat(number: int) -> str:

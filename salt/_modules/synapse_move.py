@@ -1,6 +1,6 @@
 """Synapse moves to another machine: one end stops it for good, the other starts it.
 
-The order, and the way back, are in ``saltworks.handover``; the front door must be closed.
+The order, and the way back, are in ``saltworks.switch``; the front door must be closed.
 """
 
 from __future__ import annotations
@@ -72,6 +72,7 @@ def arrive(
     url: str,
     pulls: Sequence[Mapping[str, str]],
     sqlite: Mapping[str, str] | None = None,
+    config: str | None = None,
     timeout: float = 60,
     enable: bool = False,
 ) -> dict[str, float]:
@@ -84,6 +85,8 @@ def arrive(
     :param pulls: arguments of ``transfer.pull``, one mapping a tree.
     :param sqlite: ``{"directory": where the fetched copy is, "destination": the database
         file, "user": its owner}``.
+    :param config: path of its configuration, when the upcoming one beside it is to take its place
+        first; see :func:`put_back`.
     :param timeout: bound in seconds for the first answer.
     :param enable: also for after a reboot. Not before the move is recorded: a machine that
         is given up and comes back must not start a second Synapse.
@@ -100,6 +103,8 @@ def arrive(
                 _put_in_place(**sqlite)
             taken["pull"] = round(time.monotonic() - begun, 3)
         begun = time.monotonic()
+        if config:
+            _take_up(config)
         _systemctl(*(["enable", "--now"] if enable else ["start"]), f"{service}.service")
         taken["start"] = round(time.monotonic() - begun, 3)
         taken["answer"] = __salt__["homeserver.healthy"](url, timeout)["seconds"]
@@ -116,29 +121,8 @@ def stop(service: str) -> bool:
     return True
 
 
-def take_up(config: str) -> bool:
-    """Synapse's upcoming configuration becomes the one it starts with; the other is kept.
-
-    :param config: path of the one in use; ``upcoming.yaml`` lies beside it, the one before
-        is ``previous.yaml`` afterwards.
-    :returns: False when it was taken up already.
-    :raises CommandExecutionError: there is no upcoming one.
-    """
-    folder = os.path.dirname(config)
-    upcoming = os.path.join(folder, UPCOMING)
-    if not os.path.exists(upcoming):
-        raise CommandExecutionError(
-            f"{upcoming} is not there; apply synapse.prepared to this machine first"
-        )
-    if filecmp.cmp(upcoming, config, shallow=False):
-        return False
-    _copied(config, os.path.join(folder, PREVIOUS))
-    _copied(upcoming, config)
-    return True
-
-
 def put_back(config: str) -> bool:
-    """The configuration before :func:`take_up` is the one in use again.
+    """The configuration before the one that :func:`arrive` took up is in use again.
 
     :param config: path of the one in use.
     :returns: False when nothing was taken up.
@@ -148,6 +132,18 @@ def put_back(config: str) -> bool:
         return False
     os.replace(previous, config)
     return True
+
+
+def _take_up(config: str) -> None:
+    folder = os.path.dirname(config)
+    upcoming = os.path.join(folder, UPCOMING)
+    if not os.path.exists(upcoming):
+        raise CommandExecutionError(
+            f"{upcoming} is not there; apply synapse.prepared to this machine first"
+        )
+    if not filecmp.cmp(upcoming, config, shallow=False):
+        _copied(config, os.path.join(folder, PREVIOUS))
+        _copied(upcoming, config)
 
 
 def _copied(source: str, destination: str) -> None:

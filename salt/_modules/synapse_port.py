@@ -79,15 +79,17 @@ def port(
         keep), ``seconds`` and ``changed``.
     :raises CommandExecutionError: when it fails, or a table differs.
     """
-    stage = _runner(config, release, sqlite, user)("stage")
-    if stage == "ported":
-        _close(sqlite)
-        return {**recorded(), "changed": False}
-    if stage != "prepared":
-        raise CommandExecutionError(
-            f"the target is {stage}, not freshly prepared, and a second pass into it would lose "
-            "changes: run the milestone again, it prepares it anew"
-        )
+    # A program that waits looks for itself, when it begins; to ask before costs people's time.
+    if not _waiting():
+        stage = _runner(config, release, sqlite, user)("stage")
+        if stage == "ported":
+            _close(sqlite)
+            return {**recorded(), "changed": False}
+        if stage != "prepared":
+            raise CommandExecutionError(
+                f"the target is {stage}, not freshly prepared, and a second pass into it would "
+                "lose changes: run the milestone again, it prepares it anew"
+            )
     done = _go(config, release, sqlite, user, timeout)
     if done["different"]:
         raise CommandExecutionError(
@@ -177,15 +179,12 @@ def _warm(config: str, release: str, sqlite: str, user: str) -> None:
         raise CommandExecutionError(f"synapse_port_db cannot be loaded: {_tail(log)}")
 
 
-def _go(
-    config: str, release: str, sqlite: str, user: str, timeout: float
-) -> dict[str, Any]:
+def _go(config: str, release: str, sqlite: str, user: str, timeout: float) -> dict[str, Any]:
     """Give the waiting program its word, and wait for what it says at its end."""
-    row = __salt__["pgcluster.read_json"](f"{FOLDER}/port.pid") or {}
-    if not row or not _runs(row["pid"]):
+    if not _waiting():
         # The machine was started anew since: load it now.
         _warm(config, release, sqlite, user)
-        row = __salt__["pgcluster.read_json"](f"{FOLDER}/port.pid")
+    row = _waiting()
     with open(f"{FOLDER}/port.fifo", "w", encoding="utf-8") as fifo:
         fifo.write("go\n")
     try:
@@ -204,9 +203,14 @@ def _go(
     return said[1]
 
 
+def _waiting() -> dict[str, Any]:
+    """The program that :func:`_warm` started, if it lives still."""
+    row: dict[str, Any] = __salt__["pgcluster.read_json"](f"{FOLDER}/port.pid") or {}
+    return row if row and _runs(row["pid"]) else {}
+
+
 def _call_off() -> None:
-    row = __salt__["pgcluster.read_json"](f"{FOLDER}/port.pid")
-    if row and _runs(row["pid"]):
+    if row := _waiting():
         with contextlib.suppress(ProcessLookupError):
             os.killpg(row["pid"], signal.SIGKILL)
     with contextlib.suppress(FileNotFoundError):

@@ -39,6 +39,18 @@ venv=$releases/$version
 "$venv/bin/python" -m compileall -q -j 2 -o 0 --invalidation-mode unchecked-hash "$venv/lib"
 """
 
+#: Asks a release as Synapse itself does when a setting needs an extra of its package.
+ASK_EXTRA = """
+import json, sys
+from synapse.util.check_dependencies import DependencyException, check_requirements
+try:
+    check_requirements(sys.argv[1])
+except DependencyException as error:
+    print(json.dumps(list(error.args[0])))
+else:
+    print("[]")
+"""
+
 
 def __virtual__() -> str:
     return __virtualname__
@@ -180,30 +192,56 @@ def unpack(version: str, source: str, source_hash: str) -> dict[str, Any]:
     return record
 
 
+def lacking(version: str, extra: str) -> dict[str, list[str]]:
+    """What an unpacked release does not have of an extra of Synapse's package.
+
+    :param extra: such as ``redis``.
+    :returns: ``packages``: requirements that are missing or too old; none when it has all.
+    :raises CommandExecutionError: the release is not here, or knows no such extra.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt synapse synapse_release.lacking 1.163.2 redis
+    """
+    python = _python(version)
+    said = _run([python, "-I", "-c", ASK_EXTRA, extra], 60, f"asking Synapse {version} for {extra}")
+    return {"packages": json.loads(said)}
+
+
 def check_config(
     version: str,
     path: str,
     user: str,
     timeout: float = 60,
     environment: Mapping[str, str] | None = None,
+    base: str = "",
 ) -> None:
     """Have a release read a homeserver.yaml as it would at its start.
 
     :param user: who it would run as; files that this user cannot read are found, too.
     :param environment: variables that it would run with.
+    :param base: a file that it would read before.
     :raises CommandExecutionError: with what Synapse says against it.
     """
-    python = os.path.join(RELEASES, str(version), "bin", "python")
-    if not os.path.exists(python):
-        raise CommandExecutionError(
-            f"Synapse {version} is not installed here, so it cannot check its configuration; "
-            "apply synapse.installed first"
-        )
+    python = _python(version)
+    files = [word for file in (base, path) if file for word in ("-c", file)]
     _run(
-        ["runuser", "-u", user, "--", python, "-m", "synapse.config", "-c", path],
+        ["runuser", "-u", user, "--", python, "-m", "synapse.config", *files],
         timeout, f"Synapse {version} refuses its configuration", cwd=os.path.dirname(path),
         environment=environment,
     )
+
+
+def _python(version: str) -> str:
+    python = os.path.join(RELEASES, str(version), "bin", "python")
+    if not os.path.exists(python):
+        raise CommandExecutionError(
+            f"Synapse {version} is not installed here, so it cannot be asked; "
+            "apply synapse.installed first"
+        )
+    return python
 
 
 def _requirements(requirements: str) -> tuple[str, str]:
@@ -244,7 +282,7 @@ def _run(
     what: str,
     cwd: str | None = None,
     environment: Mapping[str, str] | None = None,
-) -> None:
+) -> str:
     plain = {
         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "LC_ALL": "C.UTF-8",
@@ -262,4 +300,4 @@ def _run(
     if done.returncode:
         said = (done.stderr.strip() or done.stdout.strip())[-1500:]
         raise CommandExecutionError(f"{what}: {said or f'exit {done.returncode}'}")
-
+    return done.stdout

@@ -5,10 +5,10 @@ from __future__ import annotations
 import socket
 from typing import Any
 
-from saltworks import bank, clustermap, handover, owners, plan, slices
+from saltworks import bank, clustermap, lock, moves, slices, switch
 from saltworks.errors import Problem, Refused
 from saltworks.loaders import refusing
-from saltworks.minions import MachineError, Machines
+from saltworks.minions import Machines
 from saltworks.tree import Tree
 
 #: Longer than a long poll, which is logged when it ends.
@@ -30,21 +30,18 @@ def synapse() -> dict[str, Any]:
         salt-run handover.synapse
     """
     house, move = _move()
-    owners.refuse_others(bank.read(house.store, "milestones"), "handover")
+    lock.refuse_others(house.store, "handover")
     places = {
-        "moving": {"synapse": move.old, "moving": True},
-        "arrived": {"synapse": move.new, "moving": False},
-        "returned": {"synapse": move.old, "moving": False},
+        "moving": {"synapse": move.old.machine, "moving": True},
+        "arrived": {"synapse": move.new.machine, "moving": False},
+        "returned": {"synapse": move.old.machine, "moving": False},
     }
-    try:
-        return handover.conduct(
-            Machines(__opts__),  # type: ignore[name-defined]
-            move,
-            lambda stage: _place(house, **places[stage]),
-            arrived=_has_arrived(house, move),
-        )
-    except handover.Returned as error:
-        raise MachineError(str(error)) from error
+
+    def placed(stage: str) -> None:
+        bank.update(house.store, "placement", **places[stage])
+
+    arrived = _has_arrived(house, move)
+    return switch.conduct(Machines(__opts__), move, placed, arrived)  # type: ignore[name-defined]
 
 
 @refusing
@@ -62,11 +59,11 @@ def back(gone: bool = False) -> str:
         salt-run handover.back
     """
     house, move = _move()
-    owners.refuse_others(bank.read(house.store, "milestones"), "handover")
+    lock.refuse_others(house.store, "handover")
     arrived = _has_arrived(house, move)
-    handover.back(Machines(__opts__), move, arrived, gone)  # type: ignore[name-defined]
-    _place(house, synapse=move.old, moving=False)
-    return f"Synapse serves on {move.old}"
+    switch.back(Machines(__opts__), move, arrived, gone)  # type: ignore[name-defined]
+    bank.update(house.store, "placement", synapse=move.old.machine, moving=False)
+    return f"Synapse serves on {move.old.machine}"
 
 
 @refusing
@@ -90,15 +87,15 @@ def name_moved() -> str:
         point = f"point {public['name']} to {wanted}, then wait for its TTL"
         wrong.append(Problem(public["name"], f"leads to {where}", point))
     idle = Machines(__opts__).call(  # type: ignore[name-defined]
-        move.old, "nginx_config.idle_seconds", slices.SITE
+        move.old.machine, "nginx_config.idle_seconds", slices.SITE
     )
     if idle is not None and idle < QUIET_SECONDS:
         came = f"a client came by it {idle:.0f} s ago"
         wait = f"wait until nobody has for {QUIET_SECONDS} s, then arm and run this again"
-        wrong.append(Problem(move.old, came, wait))
+        wrong.append(Problem(move.old.machine, came, wait))
     if wrong:
         raise Refused("M2.finalize", wrong)
-    return f"{public['name']} leads to {wanted}, nobody comes by {move.old}"
+    return f"{public['name']} leads to {wanted}, nobody comes by {move.old.machine}"
 
 
 def resolved(name: str) -> set[str]:
@@ -109,18 +106,14 @@ def resolved(name: str) -> set[str]:
         return set()
 
 
-def _move() -> tuple[Tree, plan.Handover]:
+def _move() -> tuple[Tree, moves.Move]:
     house = Tree.of(__opts__)  # type: ignore[name-defined]
     cmap = house.map()
     if cmap is None or not all(clustermap.the_machine(cmap, r) for r in ("proxy", "synapse")):
         where = "write machines with the roles proxy and synapse into the cluster map"
         raise Refused("handover", [Problem("cluster.machines", "nowhere to move to", where)])
-    return house, plan.handover(cmap)
+    return house, moves.of_synapse(cmap)
 
 
-def _has_arrived(house: Tree, move: plan.Handover) -> bool:
-    return bool(bank.read(house.store, "placement").get("synapse") == move.new)
-
-
-def _place(house: Tree, **places: Any) -> None:
-    bank.write(house.store, "placement", {**bank.read(house.store, "placement"), **places})
+def _has_arrived(house: Tree, move: moves.Move) -> bool:
+    return bool(bank.read(house.store, "placement").get("synapse") == move.new.machine)

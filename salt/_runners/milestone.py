@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from saltworks import bank, milestone, owners, parts
+from saltworks import bank, lock, milestone, parts
 from saltworks.errors import Problem, Refused
 from saltworks.loaders import refusing
 from saltworks.tree import Tree
@@ -32,16 +32,21 @@ def begin(name: str) -> str:
     """Record that a milestone runs; one left behind by a dead run is taken over.
 
     :param name: the milestone, such as ``m1``.
-    :raises saltworks.errors.Refused: out of order, or another run is alive.
+    :raises saltworks.errors.Refused: out of order, another run is alive, or one has died in the
+        window of another part.
     """
-    store = _store()
-    record = bank.read(store, _RECORD)
-    wrong = milestone.order_problems(record, name)
-    wrong += milestone.running_elsewhere(record, owners.alive_elsewhere(record))
+    house = Tree.of(__opts__)  # type: ignore[name-defined]
+    record = bank.read(house.store, _RECORD)
+    wrong = milestone.order_problems(record, name) + lock.problems(house.store)
+    cmap = house.map()
+    if cmap is not None:
+        # The precheck has said it already, but a run may have died since.
+        wrong += parts.begin_problems(name, house.placement(cmap), achieved=False)
     if wrong:
         raise Refused(name.capitalize(), wrong)
-    owner = owners.this_process()
-    bank.write(store, _RECORD, {**record, name: milestone.begun(record, name, owner, time.time())})
+    lock.take(house, f"milestone {name}", lock.MILESTONE_SECONDS)
+    row = milestone.begun(record, name, time.time())
+    bank.write(house.store, _RECORD, {**record, name: row})
     return f"{name.capitalize()} began"
 
 
@@ -80,21 +85,20 @@ def check_return(name: str, claim: bool = False) -> str:
     """Refuse to take a milestone back that never began, that runs, or that people use already.
 
     :param name: the milestone, such as ``m1``.
-    :param claim: record this process as its owner, so that no run begins meanwhile.
+    :param claim: take the cluster's lock, so that no run begins meanwhile.
     """
     house = Tree.of(__opts__)  # type: ignore[name-defined]
     store = house.store
     record = bank.read(store, _RECORD)
     wrong = milestone.return_problems(record, name)
-    wrong += milestone.running_elsewhere(record, owners.alive_elsewhere(record))
+    wrong += lock.problems(store)
     cmap = house.map()
     if cmap is not None:
         wrong += parts.return_problems(name, cmap, house.placement(cmap))
-    if not wrong and claim:
-        row = milestone.claimed(record, name, owners.this_process())
-        bank.write(store, _RECORD, {**record, name: row})
     if wrong:
         raise Refused(f"{name.capitalize()}'s rollback", wrong)
+    if claim:
+        lock.take(house, f"milestone {name}", lock.MILESTONE_SECONDS)
     return f"{name.capitalize()} may be taken back"
 
 
@@ -119,13 +123,18 @@ def arm(name: str) -> str:
 def check_catch(name: str) -> str:
     """Refuse unless a destructive step is armed; it is disarmed by this.
 
-    :raises saltworks.errors.Refused: not armed, or too long ago.
+    :raises saltworks.errors.Refused: not armed, too long ago, or a part of M3 is on its way.
     """
-    store = _store()
+    house = Tree.of(__opts__)  # type: ignore[name-defined]
+    store = house.store
     armed = bank.read(store, _ARMED)
     at = armed.pop(name, None)
     wrong = milestone.catch_problems(bank.read(store, _RECORD), at, name, time.time())
     bank.write(store, _ARMED, armed)
+    cmap = house.map()
+    if cmap is not None:
+        placement = house.placement(cmap)
+        wrong += parts.open_window(placement) + parts.telling_problems(placement.telling)
     if wrong:
         raise Refused(name, wrong)
     return f"{name} was armed"
@@ -136,8 +145,9 @@ def _store() -> Any:
 
 
 def _end(name: str, state: str, verdict: str) -> str:
-    store = _store()
-    record = bank.read(store, _RECORD)
+    house = Tree.of(__opts__)  # type: ignore[name-defined]
+    record = bank.read(house.store, _RECORD)
     row = milestone.ended(record, name, state, time.time(), verdict)
-    bank.write(store, _RECORD, {**record, name: row})
+    bank.write(house.store, _RECORD, {**record, name: row})
+    lock.release(house)
     return f"{name.capitalize()} is {state}"

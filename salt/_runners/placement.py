@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from saltworks import bank, clustermap, plan
+from saltworks import bank, clustermap
 from saltworks.errors import Problem, Refused
 from saltworks.loaders import refusing
+from saltworks.parts import PARTS
 from saltworks.tree import Tree
 
 #: What can be recorded by hand.
-THINGS = ("synapse", "front", "managed", "retired", "upcoming", "given_up", *plan.MOVED_PARTS)
+THINGS = ("synapse", "front", "managed", "retired", "upcoming", "given_up", *PARTS)
 
 
 @refusing
@@ -32,7 +33,8 @@ def put(**places: Any) -> dict[str, Any]:
 
     :param places: ``synapse=<machine>``, ``front=<machine>``, ``managed=<bool>``,
         ``retired=<bool>``; of M3 ``database``, ``media``, ``auth`` (a machine, or empty for
-        as found), ``upcoming`` (the same as a mapping), ``given_up`` (a list of those).
+        as found), ``upcoming`` (the same as a mapping), ``given_up`` (a list of those); of M4
+        ``redis`` (a machine, or empty for Synapse in one process).
     :raises saltworks.errors.Refused: for an unknown thing or machine.
 
     CLI Example:
@@ -50,7 +52,7 @@ def put(**places: Any) -> dict[str, Any]:
         )
         for name, value in wanted.items()
         if (name in ("synapse", "front") and value not in machines)
-        or (name in plan.MOVED_PARTS and value not in ("", *machines))
+        or (name in PARTS and value not in ("", *machines))
     ] + [
         Problem(f"placement.{name}", "no such thing", f"use one of {', '.join(THINGS)}")
         for name in wanted
@@ -58,9 +60,7 @@ def put(**places: Any) -> dict[str, Any]:
     ]
     if wrong:
         raise Refused("placement", wrong)
-    row = {**bank.read(house.store, "placement"), **wanted}
-    bank.write(house.store, "placement", row)
-    return row
+    return bank.update(house.store, "placement", **wanted)
 
 
 @refusing
@@ -88,5 +88,5 @@ def remember_host_key(minion: str) -> str:
     )
     kind, key = line.split()[:2]
     known = f"{clustermap.address(cmap, minion)} {kind} {key}"
-    bank.write(house.store, "host_keys", {**bank.read(house.store, "host_keys"), minion: known})
+    bank.update(house.store, "host_keys", **{minion: known})
     return known

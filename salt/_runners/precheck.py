@@ -20,6 +20,7 @@ from saltworks import (
     precheck,
     precheck_facts,
     precheck_found,
+    telling,
     verify,
 )
 from saltworks.errors import Problem, Refused
@@ -39,10 +40,11 @@ __func_alias__ = {"check": "milestone"}
 
 
 @refusing
-def check(name: str) -> str:
+def check(name: str, first: Sequence[str] = ()) -> str:
     """Gather what a milestone depends on and judge it; nothing is changed.
 
     :param name: the milestone, such as ``m1``.
+    :param first: parts of M3 that the same run moves before it.
     :returns: what was checked, and what is worth knowing.
     :raises saltworks.errors.Refused: with everything that speaks against it, at once.
 
@@ -56,7 +58,7 @@ def check(name: str) -> str:
         known = ", ".join(precheck_facts.NEEDS)
         raise Refused(name, [Problem("milestone", f"{name} is none", f"name one of {known}")])
     facts = _gathered(name, Tree.of(__opts__))
-    survey = precheck.survey(name, facts)
+    survey = precheck.survey(name, facts, first)
     if survey.problems:
         raise Refused(name.capitalize(), survey.problems)
     machines = ", ".join(sorted(facts.machines))
@@ -86,6 +88,7 @@ def _gathered(name: str, house: Tree) -> precheck_facts.Facts:
         accepted=machines.accepted(),
         record=bank.read(house.store, "milestones"),
         placement=bank.read(house.store, "placement"),
+        telling=sorted(bank.read(house.store, telling.TOLD)),
         master_salt=salt.version.__version__,
         master_python=sys.version_info[:2],
         certificate=certificate,

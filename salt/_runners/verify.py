@@ -78,7 +78,7 @@ def _machines(name: str, cmap: clustermap.Map, placement: plan.Placement) -> lis
     told = _told(placement.synapse, "homeserver.healthy", url, HEALTHY_SECONDS)
     checks = [verify.version(cmap, placement, told)]
     if proof.alone and (machine := clustermap.the_machine(cmap, proof.alone)):
-        told = _told(machine, "homeserver.audit", *verify.ALONE)
+        told = _told(machine, "homeserver.audit", *verify.may_serve(placement))
         checks.append(verify.alone(machine, told))
     if proof.emptied and (machine := clustermap.the_machine(cmap, proof.emptied)):
         programs = list(verify.SYNAPSE_PROGRAMS)

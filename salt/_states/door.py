@@ -24,7 +24,7 @@ def opened(name: str, timeout: float = 10) -> dict[str, Any]:
     return _change(name, now, f"open to {name}", "door.open", target=name, timeout=timeout)
 
 
-def announced(name: str, seconds: float = 31) -> dict[str, Any]:
+def announced(name: str, seconds: float) -> dict[str, Any]:
     """Clients were told, for so long, to come back on a new connection for each request.
 
     :param seconds: longer than a long poll, so that every connection has heard it.

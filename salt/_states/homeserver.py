@@ -34,3 +34,18 @@ def answering(name: str, timeout: float = 60, version: str = "") -> dict[str, An
         return {**ret, "result": False, "comment": words}
     words = f"Synapse {done['version']} answers after {done['seconds']} s"
     return {**ret, "result": True, "comment": words}
+
+
+def serving(name: str, timeout: float = 60) -> dict[str, Any]:
+    """A process of Synapse answers ``/health`` at the base URL ``name``.
+
+    :param timeout: bound in seconds.
+    """
+    ret: dict[str, Any] = {"name": name, "changes": {}}
+    if __opts__["test"]:
+        return {**ret, "result": True, "comment": "not asked in a test run"}
+    try:
+        done = __salt__["homeserver.serves"](name, timeout)
+    except CommandExecutionError as problem:
+        return {**ret, "result": False, "comment": str(problem)}
+    return {**ret, "result": True, "comment": f"answers after {done['seconds']} s"}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from salt.exceptions import SaltException
+from saltworks import steps
 
 __virtualname__ = "milestone"
 
@@ -21,18 +21,20 @@ def __virtual__() -> str:
     return __virtualname__
 
 
-def prechecked(name: str) -> dict[str, Any]:
+def prechecked(name: str, first: Sequence[str] = ()) -> dict[str, Any]:
     """Everything that speaks against a milestone, at once; runs in test mode as well.
 
     :param name: the milestone, such as ``m1``.
+    :param first: parts of M3 that the same run moves before it.
     """
-    return _reading(name, "precheck.milestone")
+    return _reading(name, "precheck.milestone", **({"first": list(first)} if first else {}))
 
 
 def verified(name: str) -> dict[str, Any]:
     """The milestone's verdict from the outside; in test mode only announced."""
     if __opts__["test"]:  # type: ignore[name-defined]
-        return _ret(name, None, f"{name.capitalize()} would be verified through the public name")
+        words = f"{name.capitalize()} would be verified through the public name"
+        return steps.ret(name, None, words)
     return _reading(name, "verify.milestone")
 
 
@@ -46,7 +48,7 @@ def keyed(
     :param key_pairs: names of ssh key pairs.
     """
     if __opts__["test"]:  # type: ignore[name-defined]
-        return _ret(name, None, f"{name} would have a certificate and secrets, if it has none")
+        return steps.ret(name, None, f"{name} would have a certificate and secrets, if it has none")
     calls: list[tuple[str, str, list[Any]]] = [("certificate", "pki.issue", [name])]
     for secret, length in (secrets or {}).items():
         calls.append((secret, "secret.make", [secret, length]))
@@ -55,16 +57,16 @@ def keyed(
     for what, function, args in calls:
         answer, failed = _run(function, *args)
         if failed:
-            return _ret(name, False, str(answer))
+            return steps.ret(name, False, str(answer))
         made += [what] if answer else []
     changes = {"made": made} if made else {}
-    return {**_ret(name, True, "certificate and secrets are there"), "changes": changes}
+    return {**steps.ret(name, True, "certificate and secrets are there"), "changes": changes}
 
 
 def begun(name: str) -> dict[str, Any]:
     """The milestone's row says that it runs, and by which process."""
     if __opts__["test"]:  # type: ignore[name-defined]
-        return _ret(name, None, f"{name.capitalize()} would begin")
+        return steps.ret(name, None, f"{name.capitalize()} would begin")
     return _acting(name, "milestone.begin", {"milestone": {"old": "", "new": "running"}})
 
 
@@ -77,46 +79,57 @@ def placed(name: str, **places: Any) -> dict[str, Any]:
     wanted = {key: value for key, value in places.items() if key in PLACES}
     now, failed = _run("placement.show")
     if failed:
-        return _ret(name, False, str(now))
+        return steps.ret(name, False, str(now))
     changes = {
         key: {"old": now.get(key), "new": value}
         for key, value in wanted.items()
         if now.get(key) != value
     }
     if not changes:
-        return _ret(name, True, "recorded already")
+        return steps.ret(name, True, "recorded already")
     if __opts__["test"]:  # type: ignore[name-defined]
-        return {**_ret(name, None, "would be recorded"), "changes": changes}
+        return {**steps.ret(name, None, "would be recorded"), "changes": changes}
     answer, failed = _run("placement.put", **wanted)
     words = str(answer) if failed else "recorded"
-    return {**_ret(name, not failed, words), "changes": {} if failed else changes}
+    return {**steps.ret(name, not failed, words), "changes": {} if failed else changes}
 
 
 def knows_host_key(name: str) -> dict[str, Any]:
     """The ssh host key of the machine ``name`` is known, by Salt's own channel."""
     if __opts__["test"]:  # type: ignore[name-defined]
-        return _ret(name, None, f"the host key of {name} would be asked for")
+        return steps.ret(name, None, f"the host key of {name} would be asked for")
     answer, failed = _run("placement.remember_host_key", name)
-    return _ret(name, not failed, str(answer))
+    return steps.ret(name, not failed, str(answer))
 
 
 def handed_over(name: str) -> dict[str, Any]:
     """Synapse serves on its own machine; the front door was held while it moved."""
     if __opts__["test"]:  # type: ignore[name-defined]
-        return _ret(name, None, "Synapse would move to its own machine")
+        return steps.ret(name, None, "Synapse would move to its own machine")
     answer, failed = _run("handover.synapse")
     if failed or not answer["changed"]:
-        return _ret(name, not failed, str(answer) if failed else "Synapse is there")
+        return steps.ret(name, not failed, str(answer) if failed else "Synapse is there")
     words = f"the door was held for {answer['window']} s"
-    return {**_ret(name, True, words), "changes": {"moved": answer}}
+    return {**steps.ret(name, True, words), "changes": {"moved": answer}}
 
 
 def handed_back(name: str) -> dict[str, Any]:
     """Synapse serves where it was before its move."""
     if __opts__["test"]:  # type: ignore[name-defined]
-        return _ret(name, None, "Synapse would serve where it was")
+        return steps.ret(name, None, "Synapse would serve where it was")
     answer, failed = _run("handover.back")
-    return _ret(name, not failed, str(answer))
+    return steps.ret(name, not failed, str(answer))
+
+
+def held(name: str) -> dict[str, Any]:
+    """What a part needs before its copy and what stops Synapse is done, behind a shut door.
+
+    :param name: the part, such as ``database``.
+    """
+    if __opts__["test"]:  # type: ignore[name-defined]
+        words = f"the door would be held while {name} is made ready, if need be"
+        return steps.ret(name, None, words)
+    return _switch(name, "switch.hold", "is ready to be copied")
 
 
 def switched(name: str) -> dict[str, Any]:
@@ -125,7 +138,7 @@ def switched(name: str) -> dict[str, Any]:
     :param name: the part, such as ``database``.
     """
     if __opts__["test"]:  # type: ignore[name-defined]
-        return _ret(name, None, f"{name} would move to its own machine")
+        return steps.ret(name, None, f"{name} would move to its own machine")
     return _switch(name, "switch.to")
 
 
@@ -135,29 +148,30 @@ def switched_back(name: str) -> dict[str, Any]:
     :param name: the part, such as ``database``.
     """
     if __opts__["test"]:  # type: ignore[name-defined]
-        return _ret(name, None, f"{name} would move back to where it was found")
+        return steps.ret(name, None, f"{name} would move back to where it was found")
     return _switch(name, "switch.back")
 
 
 def name_moved(name: str) -> dict[str, Any]:
     """The public name leads to the proxy, and nobody comes by the old machine any more."""
     if __opts__["test"]:  # type: ignore[name-defined]
-        return _ret(name, None, "it would be looked whether anybody still comes by the old machine")
+        words = "it would be looked whether anybody still comes by the old machine"
+        return steps.ret(name, None, words)
     answer, failed = _run("handover.name_moved")
-    return _ret(name, not failed, str(answer))
+    return steps.ret(name, not failed, str(answer))
 
 
 def achieved(name: str) -> dict[str, Any]:
     """The milestone's record is written; only after it was verified."""
     if __opts__["test"]:  # type: ignore[name-defined]
-        return _ret(name, None, f"{name.capitalize()} would be recorded as achieved")
+        return steps.ret(name, None, f"{name.capitalize()} would be recorded as achieved")
     return _acting(name, "milestone.achieve", {"milestone": {"old": "running", "new": "achieved"}})
 
 
 def rolled_back(name: str) -> dict[str, Any]:
     """The record says that the milestone was taken back."""
     if __opts__["test"]:  # type: ignore[name-defined]
-        return _ret(name, None, f"{name.capitalize()} would be recorded as rolled back")
+        return steps.ret(name, None, f"{name.capitalize()} would be recorded as rolled back")
     changes = {"milestone": {"old": "running", "new": "rolled-back"}}
     return _acting(name, "milestone.roll_back", changes)
 
@@ -169,7 +183,7 @@ def returnable(name: str) -> dict[str, Any]:
     """
     claim = not __opts__["test"]  # type: ignore[name-defined]
     answer, failed = _run("milestone.check_return", name, claim=claim)
-    return _ret(name, not failed, str(answer))
+    return steps.ret(name, not failed, str(answer))
 
 
 def disarmed(name: str) -> dict[str, Any]:
@@ -178,55 +192,34 @@ def disarmed(name: str) -> dict[str, Any]:
     :param name: the step, such as ``m1.finalize``.
     """
     if __opts__["test"]:  # type: ignore[name-defined]
-        return _ret(name, None, f"{name} would be refused unless armed")
+        return steps.ret(name, None, f"{name} would be refused unless armed")
     return _reading(name, "milestone.check_catch")
 
 
 def finalized(name: str) -> dict[str, Any]:
     """The record says that what the milestone's way back needed is gone."""
     if __opts__["test"]:  # type: ignore[name-defined]
-        return _ret(name, None, f"{name.capitalize()} would be recorded as finalized")
+        return steps.ret(name, None, f"{name.capitalize()} would be recorded as finalized")
     return _acting(name, "milestone.finalize", {"milestone": {"old": "", "new": "finalized"}})
 
 
-def _switch(name: str, function: str) -> dict[str, Any]:
+def _switch(name: str, function: str, done: str = "is there") -> dict[str, Any]:
     answer, failed = _run(function, name)
     if failed or not answer["changed"]:
-        return _ret(name, not failed, str(answer) if failed else f"{name} is there")
+        return steps.ret(name, not failed, str(answer) if failed else f"{name} {done}")
     words = f"the door was held for {answer['window']} s"
-    return {**_ret(name, True, words), "changes": {"moved": answer}}
+    return {**steps.ret(name, True, words), "changes": {"moved": answer}}
 
 
-def _reading(name: str, function: str) -> dict[str, Any]:
-    answer, failed = _run(function, name)
-    return _ret(name, not failed, str(answer))
+def _reading(name: str, function: str, **kwargs: Any) -> dict[str, Any]:
+    answer, failed = _run(function, name, **kwargs)
+    return steps.ret(name, not failed, str(answer))
 
 
 def _acting(name: str, function: str, changes: dict[str, Any]) -> dict[str, Any]:
     answer, failed = _run(function, name)
-    return {**_ret(name, not failed, str(answer)), "changes": {} if failed else changes}
+    return {**steps.ret(name, not failed, str(answer)), "changes": {} if failed else changes}
 
 
 def _run(function: str, *args: Any, **kwargs: Any) -> tuple[Any, bool]:
-    try:
-        out = __salt__["saltutil.runner"](  # type: ignore[name-defined]
-            function, arg=list(args), kwarg=kwargs, full_return=True
-        )
-    except SaltException as error:
-        return str(error), True
-    except KeyError as error:
-        if error.args != (function,):
-            raise
-        where = "take runner_dirs over from salt/master.d, then restart the master"
-        return f"{function}: the master has no such runner -> {where}", True
-    # A runner that raised has success False; an answer of another form is no runner's.
-    if not isinstance(out, dict) or "return" not in out:
-        return str(out), True
-    answer = out["return"]
-    if isinstance(answer, dict) and answer.get("retcode"):
-        return str(answer["data"]), True
-    return answer, not out.get("success", False)
-
-
-def _ret(name: str, result: bool | None, comment: str) -> dict[str, Any]:
-    return {"name": name, "result": result, "changes": {}, "comment": comment}
+    return steps.run(__salt__, function, *args, **kwargs)  # type: ignore[name-defined]

@@ -24,41 +24,47 @@ def installed(
     :param find_links: folders or URLs with packages, as pip takes them.
     :param no_index: use nothing but ``find_links``.
     """
-    ret: dict[str, Any] = {"name": name, "changes": {}, "result": True}
     try:
         found = __salt__["storage.described"](name)
         if found["present"]:
-            return {**ret, "comment": f"{found['path']} is there"}
+            return _ret(name, True, f"{found['path']} is there")
         changes = {"rclone": {"old": None, "new": found["version"]}}
         if __opts__["test"]:
             words = f"rclone {found['version']} would be installed"
-            return {**ret, "result": None, "changes": changes, "comment": words}
+            return {**_ret(name, None, words), "changes": changes}
         __salt__["storage.install"](name, find_links=find_links, no_index=no_index)
     except CommandExecutionError as problem:
-        return {**ret, "result": False, "comment": str(problem)}
-    return {**ret, "changes": changes, "comment": f"{found['path']} installed"}
+        return _ret(name, False, str(problem))
+    return {**_ret(name, True, f"{found['path']} installed"), "changes": changes}
 
 
 def serving(name: str, bucket: str, timeout: float = 30) -> dict[str, Any]:
     """The store at the URL ``name`` answers; see ``storage.healthy``."""
-    ret: dict[str, Any] = {"name": name, "changes": {}, "result": True}
     if __opts__["test"]:
-        return {**ret, "comment": f"{name} would be asked for its buckets"}
-    try:
-        done = __salt__["storage.healthy"](name, bucket, timeout)
-    except (CommandExecutionError, OSError, IndexError) as problem:
-        return {**ret, "result": False, "comment": str(problem)}
-    return {**ret, "comment": f"it has the bucket {bucket} ({done['seconds']} s)"}
+        return _ret(name, True, f"{name} would be asked for its buckets")
+    words = f"it has the bucket {bucket} ({{seconds}} s)"
+    return _done(words, "storage.healthy", name, bucket, timeout)
 
 
 def hashed(name: str, endpoint: str, target: str) -> dict[str, Any]:
     """The hashes of all files of the bucket folder ``name`` are known; see ``storage.hash``."""
-    ret: dict[str, Any] = {"name": name, "changes": {}, "result": True}
     if __opts__["test"]:
-        return {**ret, "result": None, "comment": f"the files of {name} would be hashed"}
+        return _ret(name, None, f"the files of {name} would be hashed")
+    words = "{files} files, {read} of them read now, {seconds} s"
+    return _done(words, "storage.hash", name, endpoint, target)
+
+
+def _done(words: str, function: str, name: str, *args: Any) -> dict[str, Any]:
+    """Call a function on ``name``, which changes nothing that counts.
+
+    :param words: the comment, with names of its answer's values.
+    """
     try:
-        done = __salt__["storage.hash"](name, endpoint, target)
-    except (CommandExecutionError, OSError) as problem:
-        return {**ret, "result": False, "comment": str(problem)}
-    words = f"{done['files']} files, {done['read']} of them read now, {done['seconds']} s"
-    return {**ret, "comment": words}
+        answer = __salt__[function](name, *args)
+    except (CommandExecutionError, OSError, IndexError) as problem:
+        return _ret(name, False, str(problem))
+    return _ret(name, True, words.format(**answer))
+
+
+def _ret(name: str, result: bool | None, comment: str) -> dict[str, Any]:
+    return {"name": name, "result": result, "changes": {}, "comment": comment}

@@ -97,6 +97,7 @@ def configured(
     defaults: Mapping[str, Any] | None = None,
     mode: int = 0o640,
     environment: Mapping[str, str] | None = None,
+    base: str = "",
 ) -> dict[str, Any]:
     """The homeserver.yaml ``name`` holds a pillar's mapping, and the release accepts it.
 
@@ -109,6 +110,7 @@ def configured(
     :param group: owner group of the file; its owner is root.
     :param defaults: keys the mapping need not name.
     :param environment: variables that the release will run with.
+    :param base: a file that is read before it: a worker's is the homeserver.yaml beside it.
     """
     ret = _ret(name)
     config = __salt__["pillar.get"](config_pillar, None, unmask=True)  # type: ignore[name-defined]
@@ -129,7 +131,7 @@ def configured(
     try:
         _write(temporary, text, group, mode)
         __salt__["synapse_release.check_config"](  # type: ignore[name-defined]
-            version, temporary, user, environment=dict(environment or {})
+            version, temporary, user, environment=dict(environment or {}), base=base
         )
         os.replace(temporary, name)
     except (CommandExecutionError, KeyError, OSError) as error:

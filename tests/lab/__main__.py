@@ -27,8 +27,7 @@ def up(lab: Lab, options: argparse.Namespace) -> int:
     else:
         began = float(os.environ.get("SALTWORKS_BEGAN") or time.time())
         bounds = (scenario.COLD_SECONDS, scenario.WARM_SECONDS)
-        steps = scenario.STEPS_TO_M3 if options.m3 else scenario.STEPS
-        Progress(lab).run(steps, Total("run", *bounds, time.time() - began))
+        Progress(lab).run(scenario.STEPS, Total("run", *bounds, time.time() - began))
         milestone_table.show_closing(lab, scenario.seed_file(lab))
     return 0
 
@@ -69,6 +68,11 @@ def shell(lab: Lab, options: argparse.Namespace) -> int:
 def clean(lab: Lab, _: argparse.Namespace) -> int:
     """Remove every trace."""
     rest = []
+    if other := lab.network.tenant():
+        raise LabError(
+            f"the network namespace {lab.settings.netns} is the lab's in {other}, and would go: "
+            "`make clean-lab` there, or name another one here by SALTWORKS_NETNS"
+        )
     for settings in [*lab.settings.beside(), lab.settings]:
         for line in cleanup.clean(settings):
             print(f"removed {line}")
@@ -83,7 +87,7 @@ def clean(lab: Lab, _: argparse.Namespace) -> int:
 def run_tests(lab: Lab, options: argparse.Namespace) -> int:
     """All tests, or those chosen."""
     chosen = [word for word in options.chosen if word != "--"]
-    return test(lab, lambda: Progress(lab).run(scenario.PREPARE), options.only, chosen)
+    return test(lab, lambda: Progress(lab).run(scenario.PREPARE_TESTS), options.only, chosen)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -92,7 +96,6 @@ def parser() -> argparse.ArgumentParser:
     sub = top.add_subparsers(required=True, metavar="command")
     command = sub.add_parser("up", help="build and run the lab")
     command.add_argument("--base", action="store_true", help="machines only, no milestones")
-    command.add_argument("--m3", action="store_true", help="go on to M3")
     command.set_defaults(run=up)
     sub.add_parser("down", help="shut the machines down").set_defaults(run=down)
     sub.add_parser("status", help="what exists and runs").set_defaults(run=status)
@@ -102,7 +105,7 @@ def parser() -> argparse.ArgumentParser:
     command.set_defaults(run=shell)
     sub.add_parser("clean", help="remove every trace").set_defaults(run=clean)
     command = sub.add_parser("test", help="run tests")
-    command.add_argument("--only", choices=("soak", "bench", "m3"))
+    command.add_argument("--only", choices=("soak", "bench"))
     command.add_argument("chosen", nargs=argparse.REMAINDER)
     command.set_defaults(run=run_tests)
     sub.add_parser("lint", help="run the linters").set_defaults(run=lambda *_: lint())

@@ -9,9 +9,9 @@ die() { printf 'bootstrap: %s\n' "$*" >&2; exit 1; }
 
 PYTHON=/usr/bin/python3
 WANTED="debootstrap systemd-container dnsmasq-base iproute2 nftables rsync python3-venv apt-utils
-        openssl git procps util-linux ca-certificates"
+        openssl git procps util-linux ca-certificates gcc libc6-dev python3-dev"
 
-TESTED="nginx postgresql-15"
+TESTED="nginx postgresql-15 redis-server python3-psycopg2"
 
 [ "${1:-}" != test ] || WANTED="$WANTED $TESTED"
 command -v dpkg-query >/dev/null ||
@@ -47,6 +47,7 @@ if [ -n "$missing" ]; then
     # Nor with the next boot of the host.
     case "$missing " in *" nginx "*) systemctl disable --quiet nginx || true ;; esac
     case "$missing " in *" postgresql-15 "*) systemctl disable --quiet postgresql || true ;; esac
+    case "$missing " in *" redis-server "*) systemctl disable --quiet redis-server || true ;; esac
 fi
 
 "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||

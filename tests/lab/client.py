@@ -1,19 +1,16 @@
-"""The project's Matrix client, for programs run from the checkout, and what only tests need."""
+"""The project's Matrix client, and what only tests need."""
 
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-ROOT = Path(__file__).resolve().parents[2]
-if str(ROOT / "salt/_utils") not in sys.path:
-    sys.path.insert(0, str(ROOT / "salt/_utils"))
+from saltworks.matrix import CLIENT, MEDIA, Client, MatrixError, Trouble, quoted
 
-from saltworks.matrix import CLIENT, MEDIA, Client, MatrixError, quoted  # noqa: E402
+ROOT = Path(__file__).resolve().parents[2]
 
 __all__ = [
     "ADMIN",
@@ -23,6 +20,7 @@ __all__ = [
     "UNSTABLE",
     "Client",
     "MatrixError",
+    "Trouble",
     "answer_or_refusal",
     "each",
     "proven",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ def show_report(name: str, report: Json) -> None:
     """Print what the witness saw of a milestone, unless it was cut short, and what was read."""
     console = _console()
     if "acknowledged" in report:
-        witness.print_report(report, f"{name.upper()}: what the witness saw", console)
+        witness.print_report(report, f"{name.capitalize()}: what the witness saw", console)
     console.print(f"read back: {_read_back(report['read_back'])}")
     _print(console)
 
@@ -54,32 +55,41 @@ def show_closing(lab: Lab, seed: Path) -> None:
         table.add_column(word, justify="right")
     table.add_column("read back", justify="right")
     for name, milestone in milestones.MILESTONES.items():
-        table.add_row(name.upper(), *_figures(milestones.report_of(lab, name), milestone))
+        table.add_row(name.capitalize(), *_figures(milestones.report_of(lab, name), milestone))
     console.print(table)
-    console.print(_how_to_try(lab, json.loads(seed.read_text())), markup=False, highlight=False)
+    # Lines to be copied are left whole: a narrow terminal breaks them itself.
+    how = _how_to_try(lab, json.loads(seed.read_text()))
+    console.print(how, markup=False, highlight=False, soft_wrap=True)
     _print(console)
 
 
 def _figures(report: Json | None, milestone: milestones.Milestone) -> list[str]:
     if report is None:
         return ["not run yet"]
-    equal = "differs" if report["read_back"]["unexplained"] else "equal"
     names = ("acknowledged", "delivered", "lost", "duplicated", "failed_requests")
     wait = f"{report['worst_wait_seconds']:.1f} s of {milestone.worst_wait:g}"
-    return [*(str(report[name]) for name in names), wait, equal]
+    return [*(str(report[name]) for name in names), wait, _equal(report["read_back"])]
+
+
+def _equal(read: Json) -> str:
+    if read["unexplained"]:
+        return "differs"
+    known = sum(read["explained"].values())
+    return f"equal but for {known} allowed" if known else "equal"
 
 
 def _how_to_try(lab: Lab, seed: Json) -> str:
-    users = ", ".join(
-        f"{user['localpart']} / {user['password']} ({user['kind']})"
-        for user in seed["users"]
-        if not user["deactivated"]
+    people_here = [user for user in seed["users"] if not user["deactivated"]]
+    name, word = (max(len(user[key]) for user in people_here) for key in ("localpart", "password"))
+    users = "".join(
+        f"    {user['localpart']:{name}}  {user['password']:{word}}  {user['kind']}\n"
+        for user in people_here
     )
     inside = f"ip netns exec {lab.settings.netns} curl --cacert {lab.settings.ca}"
     return (
         f"{people.PUBLIC_URL} in the network namespace {lab.settings.netns}:\n"
         f"  {inside} {people.PUBLIC_URL}/_matrix/client/versions\n"
-        f"  users: {users}\n"
+        f"  users, passwords, and who checks them:\n{users}"
         "  the record: make shell M=salt C='salt-run milestone.status'"
     )
 
@@ -87,9 +97,9 @@ def _how_to_try(lab: Lab, seed: Json) -> str:
 def _console() -> Console:
     # Not onto the terminal itself: the live table of the steps stands there, and what is
     # printed through sys.stdout goes above it.
-    return Console(
-        file=io.StringIO(), force_terminal=sys.stdout.isatty(), width=WIDTH, soft_wrap=False
-    )
+    live = sys.stdout.isatty()
+    width = min(WIDTH, shutil.get_terminal_size((WIDTH, 1)).columns) if live else WIDTH
+    return Console(file=io.StringIO(), force_terminal=live, width=width, soft_wrap=False)
 
 
 def _print(console: Console) -> None:

@@ -21,13 +21,15 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from saltworks import plan
 
 from tests.lab import legacy, people, readback, witness
 from tests.lab.driver import PROJECT, Lab, LabError, SaltRunError, wait_for
 from tests.lab.driver.network import command_lines
 from tests.lab.driver.progress import Say
 from tests.lab.driver.saltaccess import OnEvent
-from tests.lab.driver.settings import MASTER
+from tests.lab.driver.settings import MASTER, WORKER_NETWORK, WORKERS
+from tests.lab.witness_chat import POLL_SECONDS
 
 Json = dict[str, Any]
 
@@ -37,6 +39,7 @@ PUBLIC_NAME = people.PUBLIC_URL.removeprefix("https://")
 
 ORCHESTRATE_SECONDS = 900
 READ_BACK_SECONDS = 300
+WITNESS_SECONDS = 3600.0
 EVENTS = 100
 """Events of each room that a read-back reads by id; all are in the history that it reads too."""
 
@@ -71,7 +74,10 @@ class Milestone:
     allowed: frozenset[str] = frozenset()
 
 
-NEW_RELEASE = frozenset(rule.name for rule in readback.WHITELIST)
+OTHER_ENGINE = frozenset({"engine_booleans", "engine_search"})
+"""What the move from SQLite to PostgreSQL may change for a client."""
+
+NEW_RELEASE = frozenset(rule.name for rule in readback.WHITELIST) - OTHER_ENGINE
 """What the jump from 1.40 to the new release may change for a client."""
 
 MILESTONES = {
@@ -79,7 +85,10 @@ MILESTONES = {
     for row in (
         Milestone("m1", 10.0, "m0", "legacy", legacy.ADMIN_URL, "legacy", NEW_RELEASE),
         Milestone("m2", 6.0, "m1", "synapse", f"http://198.18.0.12:{legacy.PORT}", "proxy"),
-        Milestone("m3", 6.0, "m2", "synapse", f"http://198.18.0.12:{legacy.PORT}", "proxy"),
+        Milestone(
+            "m3", 6.0, "m2", "synapse", f"http://198.18.0.12:{legacy.PORT}", "proxy", OTHER_ENGINE
+        ),
+        Milestone("m4.workers", 6.0, "m3", "synapse", f"http://198.18.0.12:{legacy.PORT}", "proxy"),
     )
 }
 
@@ -134,6 +143,16 @@ def rows(lab: Lab, names: Iterable[str]) -> dict[str, dict[str, str]]:
     return {name: {"role": name, "address": lab.settings.addresses[name]} for name in names}
 
 
+def expect_workers(lab: Lab) -> None:
+    """Pools for the workers of the lab's plan, with a network that nobody else is in, declared."""
+    kinds = sorted({name.rpartition("-")[0] for name in WORKERS})
+    words = {
+        "workers": {kind: {"pool": f"{kind}-*"} for kind in kinds},
+        "worker_networks": [WORKER_NETWORK],
+    }
+    edit_map(lab, lambda cluster: cluster.update(words))
+
+
 def edit_map(lab: Lab, change: Callable[[Json], None]) -> bool:
     """Lets `change` work on the cluster map; False if that made no difference."""
     master = lab.machine(MASTER)
@@ -176,13 +195,15 @@ def shown(say: Say) -> OnEvent:
 
 
 @contextlib.contextmanager
-def chatting(lab: Lab, seed: Path, out: Path) -> Iterator[None]:
+def chatting(lab: Lab, seed: Path, out: Path, most: float = WITNESS_SECONDS) -> Iterator[None]:
     """The witness chats through the public name within the block; then its report is in `out`.
 
-    A failed Salt run is witnessed to the end; after any other error there is no report.
+    most: seconds after which it stops by itself. A failed Salt run is witnessed to the end; after
+    any other error there is no report.
     """
     _end_strays(out)
     options = ["--url", people.PUBLIC_URL, "--ca", str(lab.settings.ca), "--seed", str(seed)]
+    options += ["--poll-seconds", str(_poll_seconds(lab)), "--seconds", str(most)]
     log = lab.settings.logs / f"witness-{out.stem}.log"
     chat = witness.WitnessProcess(options, out, log, lab.network.client())
     try:
@@ -199,6 +220,12 @@ def chatting(lab: Lab, seed: Path, out: Path) -> Iterator[None]:
         raise LabError(str(error)) from error
     finally:
         chat.kill()
+
+
+def _poll_seconds(lab: Lab) -> int:
+    """How long a poll of people may rest: those of before an announcement end within it."""
+    cluster = yaml.safe_load(lab.machine(MASTER).read(MAP))["cluster"]
+    return min(POLL_SECONDS, plan.announce_seconds(cluster) - 1)
 
 
 def _end_strays(out: Path) -> None:
@@ -355,7 +382,7 @@ def judge(lab: Lab, name: str, report: Json) -> None:
     if wrong:
         lines = "\n".join(f"  - {line}" for line in wrong)
         raise LabError(
-            f"{name.upper()} ran, but its proof failed:\n{lines}\n"
+            f"{name.capitalize()} ran, but its proof failed:\n{lines}\n"
             f"  report: {report_file(lab, name)}\n"
             f"  witness: {lab.settings.logs}/witness-{name}.witness.log\n"
             "  It is achieved and is not done twice: `make clean-lab`, then `make lab`, try anew."

@@ -96,6 +96,11 @@ def _number_to_boolean(change: Change) -> bool:
     return type(number) is int and type(boolean) is bool and number == int(boolean)
 
 
+def _same_word(change: Change) -> bool:
+    before, after = change.before, change.after
+    return isinstance(before, str) and isinstance(after, str) and before.lower() == after
+
+
 def _names_its_target(change: Change) -> bool:
     return bool(change.before is MISSING and change.after == change.near(2, "redacts"))
 
@@ -291,6 +296,24 @@ WHITELIST: tuple[Allowed, ...] = (
         "the same for rooms, over SQLite",
         ("admin", "rooms", "*", "[fp]*"),
         _number_to_boolean,
+    ),
+    Allowed(
+        "engine_booleans",
+        "true and false in place of 1 and 0, once the database is PostgreSQL instead of SQLite",
+        ("admin", "media", "*", "*", "*"),
+        _number_to_boolean,
+    ),
+    Allowed(
+        "engine_booleans",
+        "the same for rooms",
+        ("admin", "rooms", "*", "*"),
+        _number_to_boolean,
+    ),
+    Allowed(
+        "engine_search",
+        "PostgreSQL's search names what it found in small letters, SQLite's as it is written",
+        ("users", "*", "search", "*", "highlights", "*"),
+        _same_word,
     ),
     Allowed(
         "search_highlights",

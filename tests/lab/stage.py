@@ -6,6 +6,7 @@ import contextlib
 import json
 import shlex
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -14,20 +15,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 from saltworks import plan, slices
 
-from tests.lab import legacy, m0, milestones, witness
-from tests.lab.driver import PROJECT, Lab, LabMachine, wait_for
+from tests.lab import legacy, m0, milestones, readback, witness
+from tests.lab.driver import PROJECT, Lab, LabMachine, SaltRunError, wait_for
 from tests.lab.driver.cache import files_digest, made, path_of
 from tests.lab.driver.cleanup import clean, leftovers
-from tests.lab.driver.settings import MASTER
+from tests.lab.driver.settings import ADDRESSES, MASTER
 
 Json = dict[str, Any]
 
 RECORD = "/var/lib/saltworks"
+ANNOUNCE_SECONDS = 6
 #: What the finalize of M2 asks for.
 QUIET_SECONDS = 60
 DOOR = "/etc/nginx/saltworks/door.conf"
+#: What a test adds to Synapse's unit, so that it does harm or does not start.
+SABOTAGE = "/etc/systemd/system/synapse.service.d/sabotage.conf"
 
 WATCHED = (
     *("/etc", "/home/matrix", "/opt/synapse", "/var/backups", "/var/lib/synapse", "/var/www"),
@@ -38,7 +43,7 @@ WATCHED = (
 LIVING = ("*/media_store", "*/uploads", "*.log*", "*/homeserver.db*", "*/__pycache__", "*/*.pid")
 UNITS = (
     *("matrix-synapse", "synapse", "nginx", "postgresql@15-main", "slapd", "ssh", "salt-minion"),
-    "salt-master",
+    *("salt-master", "redis-server"),
 )
 
 
@@ -79,6 +84,7 @@ class Stage:
         legacy.await_synapse(self.legacy)
         if adopted:
             milestones.adopt(self.lab, self.seed, self.say)
+            announce_briefly(self.lab)
 
     def in_window(
         self, pool: ThreadPoolExecutor, name: str, machine: str = m0.MACHINE
@@ -90,8 +96,7 @@ class Stage:
         run = pool.submit(self.orchestrate, name)
 
         def closed() -> bool:
-            look = f"readlink {DOOR} | grep -q closed"
-            return self.lab.machine(machine).run(look, check=False).ok or run.done()
+            return self.is_shut(machine) or run.done()
 
         wait_for(closed, milestones.ORCHESTRATE_SECONDS, f"the door of {machine} to close")
         if run.done():
@@ -116,6 +121,11 @@ class Stage:
             shutil.rmtree(machine.upper)
             machine.lay(machine.layers)
         self.lab.boot(names)
+
+    def is_shut(self, machine: str = m0.MACHINE) -> bool:
+        """Whether a machine's front door is shut; asked without Salt, so at once."""
+        look = f"readlink {DOOR} | grep -q closed"
+        return self.lab.machine(machine).run(look, check=False).ok
 
     def door(self, machine: str = m0.MACHINE) -> tuple[str, str | None]:
         """State of a machine's front door and the target it is open to."""
@@ -169,22 +179,17 @@ def staged(name: str, database: legacy.Database, adopted: bool = True) -> Iterat
 
 
 @contextlib.contextmanager
-def after_m2(name: str, database: legacy.Database, machines: Sequence[str] = ()) -> Iterator[Stage]:
-    """A lab called `name` in which M2 is achieved; nothing of it stays afterwards.
+def after_m2(name: str, machines: Sequence[str] = ()) -> Iterator[Stage]:
+    """A lab called `name` in which M2 is achieved, on PostgreSQL; nothing of it stays afterwards.
 
     machines: further ones of the plan, empty, declared with the role that they are named after.
     """
     main = Lab.load()
-    kept = made(
-        main.settings.cache,
-        "after-m2",
-        _after_m2_inputs(main, database),
-        lambda folder: _make_after_m2(database, folder),
-    )
+    kept = _kept_after_m2(main)
     lab = Lab.load(main.settings.root.with_name(f".lab-{name}"), netns=f"sw{name}")
     clean(lab.settings)
     try:
-        found = m0.m0(lab, database)
+        found = m0.m0(lab, AFTER_M2_DATABASE)
         _copy(kept, lab.settings.root)
         stage = Stage(lab, found.seed, found.layer)
         for machine in (MASTER, *AFTER_M2):
@@ -195,6 +200,7 @@ def after_m2(name: str, database: legacy.Database, machines: Sequence[str] = ())
         lab.push_tree()
         lab.up([MASTER, *AFTER_M2, *machines])
         milestones.declare(lab, milestones.rows(lab, machines))
+        announce_briefly(lab)
         url = milestones.MILESTONES["m2"].admin_url
         answers = f"curl -sf {url}/_matrix/client/versions"
         lab.machine("synapse").wait_for(answers, 90, "Synapse to answer")
@@ -204,24 +210,43 @@ def after_m2(name: str, database: legacy.Database, machines: Sequence[str] = ())
     assert leftovers(lab.settings) == []
 
 
+def announce_briefly(lab: Lab) -> None:
+    """Half a minute before each of many windows would be most of what the tests take.
+
+    The witness's long polls are as much shorter. `make lab` has both in full.
+    """
+    said = {"announce_seconds": ANNOUNCE_SECONDS}
+    milestones.edit_map(lab, lambda cluster: cluster.update(front_door=said))
+
+
 AFTER_M2 = ("legacy", "proxy", "synapse")
+AFTER_M2_DATABASE: legacy.Database = "postgresql"
 
 
-def _after_m2_inputs(lab: Lab, database: legacy.Database) -> Json:
+def _kept_after_m2(lab: Lab) -> Path:
+    """A lab in which M2 is achieved, kept in the cache; made if it is missing."""
+    return made(lab.settings.cache, "after-m2", _after_m2_inputs(lab), _make_after_m2)
+
+
+def _after_m2_inputs(lab: Lab) -> Json:
     # Not the whole tree: it is pushed anew, and what comes next converges these machines first.
     formulas = ("base", "firewall", "nginx", "relay", "synapse", "transfer")
     folders = [PROJECT / "formulas" / formula for formula in formulas]
     folders += [PROJECT / "orch" / name for name in ("m1", "m2")]
     files = [path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()]
+    # What Synapse's unit is made of: who changed it would restart it in front of everybody.
+    files.append(PROJECT / "salt/_utils/saltworks/modules.py")
     return {
         "files": files_digest(*files),
+        # The master has their keys.
+        "machines": ADDRESSES,
         "from": [lab.images.base().name, lab.mirror.wheels().name, lab.mirror.legacy().name],
-        "m0": legacy.m0_key(database),
+        "m0": legacy.m0_key(AFTER_M2_DATABASE),
     }
 
 
-def _make_after_m2(database: legacy.Database, folder: Path) -> None:
-    with staged(f"kept{database[:2]}", database) as stage:
+def _make_after_m2(folder: Path) -> None:
+    with staged("kept", AFTER_M2_DATABASE) as stage:
         stage.orchestrate("orch.m1")
         new = [name for name in AFTER_M2 if name != m0.MACHINE]
         stage.lab.up(new)
@@ -245,6 +270,15 @@ def assert_unharmed(out: Path, worst_wait: float | None = None) -> None:
     report = json.loads(out.read_text())
     wrong = witness.verdict(report, worst_wait)
     assert wrong == [], json.dumps([report["failures"], report["worst_waits"]], indent=1)
+
+
+def assert_reads_as_before(stage: Stage, before: Json) -> None:
+    """After M2, everybody sees what he saw `before`; no rule allows a difference."""
+    m2 = milestones.MILESTONES["m2"]
+    out = stage.lab.settings.reports / "readback-now.json"
+    after = milestones.read_back(stage.lab, stage.seed, out, m2)
+    different = readback.compare(before, after)
+    assert different == [], different
 
 
 def kill_minion(machine: LabMachine) -> None:
@@ -332,6 +366,32 @@ def assert_as_found(stage: Stage) -> None:
     assert stage.state() == "rolled-back"
 
 
+def assert_a_failed_verify_harms_nobody(stage: Stage, before: Json, delete: str) -> None:
+    """M1 whose verify finds something lost goes back, and nobody notices.
+
+    before: what clients read on the server as found.
+    delete: command that takes ``user_filters`` out of the database, as the new release starts.
+    """
+    machine = stage.legacy
+    machine.write(SABOTAGE, f"[Service]\nExecStartPre=+{delete}\n")
+    machine.run("systemctl daemon-reload")
+    reports = stage.lab.settings.reports
+    out = reports / "rollback.json"
+    with milestones.chatting(stage.lab, stage.seed, out), pytest.raises(SaltRunError) as failed:
+        stage.orchestrate("orch.m1")
+    assert any(
+        "upgrade-nothing-lost" in line and "count of user_filters" in line
+        for line in failed.value.failures
+    ), failed.value.failures
+    assert_unharmed(out)
+    assert_as_found(stage)
+    after = milestones.read_back(stage.lab, stage.seed, reports / "back.json")
+    # The same release: not even a difference that the whitelist explains.
+    different = readback.compare(before, after)
+    assert different == [], different
+    machine.run(f"rm -r {SABOTAGE.rpartition('/')[0]} && systemctl daemon-reload")
+
+
 def steps(answer: Any) -> Json:
     """Each step of an orchestration by its id."""
     return {str(row["__id__"]): row for row in answer["data"]["salt_master"].values()}
@@ -349,3 +409,17 @@ def changes(answer: Any) -> list[str]:
         else:
             found += changes(value)
     return found
+
+
+def main() -> None:
+    """Make what :func:`after_m2` copies (``python -m tests.lab.stage``).
+
+    `make test` runs it beside the tests that come first.
+    """
+    # Told to end, it takes away what it has begun.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    _kept_after_m2(Lab.load())
+
+
+if __name__ == "__main__":
+    main()

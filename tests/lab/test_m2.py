@@ -14,14 +14,22 @@ from tests.lab import milestones
 from tests.lab.driver import LabError, SaltRunError
 from tests.lab.driver.settings import ADDRESSES
 from tests.lab.driver.testinfra_backend import machine_host
-from tests.lab.stage import Stage, assert_unharmed, changes, kill_minion, snapshots, staged, steps
+from tests.lab.stage import (
+    SABOTAGE,
+    Stage,
+    assert_unharmed,
+    changes,
+    kill_minion,
+    snapshots,
+    staged,
+    steps,
+)
 
 pytestmark = pytest.mark.lab
 
 NEW = ("proxy", "synapse")
 #: What may change on none of them when nothing may change.
 MACHINES = ("salt", "legacy", "proxy", "synapse")
-SABOTAGE = "/etc/systemd/system/synapse.service.d/sabotage.conf"
 #: Longer than a milestone's own window may be: a move that fails holds people twice.
 TWO_WINDOWS = 20
 

@@ -27,7 +27,7 @@ def test_every_journey_loses_nothing() -> None:
             milestones.declare(stage.lab, milestones.rows(stage.lab, NEW))
             reports.append(milestones.conduct(stage.lab, "m2", stage.seed))
             if database == "postgresql":
-                # From SQLite people wait for the pass as well (test_m3_database_sqlite.py).
+                # From SQLite people wait for the pass as well (test_sqlite.py).
                 stage.lab.up(M3)
                 milestones.declare(stage.lab, milestones.rows(stage.lab, M3))
                 reports.append(milestones.conduct(stage.lab, "m3", stage.seed))

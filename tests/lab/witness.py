@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.lab.client import ROOT, MatrixError
-from tests.lab.witness_chat import Witness, registered
+from tests.lab.witness_chat import POLL_SECONDS, Witness, registered
 from tests.lab.witness_table import print_report, verdict
 
 __all__ = ["Witness", "WitnessProcess", "main", "print_report", "registered", "verdict"]
@@ -122,6 +122,7 @@ def _arguments(given: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--admin-url", help="where the admin API is served (default: --url)")
     parser.add_argument("--users", type=int, default=4)
     parser.add_argument("--rate", type=float, default=4.0, help="messages a second, of all users")
+    parser.add_argument("--poll-seconds", type=int, default=POLL_SECONDS, help="of a long poll")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--stop-file", type=Path)
     parser.add_argument("--seconds", type=float, default=3600, help="stops by itself after this")
@@ -169,7 +170,9 @@ def main(arguments: list[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     try:
-        witness = Witness(given.url, _users(given), given.ca, rate=given.rate)
+        witness = Witness(
+            given.url, _users(given), given.ca, rate=given.rate, poll_seconds=given.poll_seconds
+        )
         witness.start()
     except (MatrixError, OSError, ValueError) as error:
         print(f"the witness could not begin at {given.url}: {error}", file=sys.stderr)

@@ -25,6 +25,7 @@ DRAIN_SECONDS = 60
 # heaviest load.
 POLL_PAUSE = 0.3
 TO_DEVICE = "test.saltworks.witness"
+BYE = "test.saltworks.bye"
 GAP_PAGES = 200
 MEDIA_BYTES = (2_000, 60_000)
 
@@ -224,6 +225,12 @@ class Witness:
                 with contextlib.suppress(MatrixError):
                     if _sha256(client.download(media.mxc)) == media.sha256:
                         self.ledger.intact(media)
+            # And this one the polls without a room.
+            idle: dict[str, dict[str, Json]] = {
+                user.user_id: {user.device_id or "*": {}} for user in self._idle_users()
+            }
+            with contextlib.suppress(MatrixError):
+                client.to_device(BYE, idle, f"witness-{self.run}-bye")
         for user in self.users[1:]:
             with contextlib.suppress(MatrixError), user.client() as client:
                 client.leave(self.room)

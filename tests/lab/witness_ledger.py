@@ -17,19 +17,13 @@ No network here: threads call the `Ledger`, and `Ledger.report` judges. The word
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-UTILS = str(Path(__file__).resolve().parents[2] / "salt/_utils")
-if UTILS not in sys.path:
-    sys.path.insert(0, UTILS)
-
-from saltworks.matrix_http import STALE, Trouble  # noqa: E402
+from saltworks.matrix_http import STALE, Trouble
 
 Json = dict[str, Any]
 
@@ -243,6 +237,7 @@ class Ledger:
                     "acknowledged": len(self._device_acked),
                     "delivered": len(self._device_acked) - len(device_lost),
                     "lost": len(device_lost),
+                    "lost_messages": device_lost,
                     "duplicated": sum(count - 1 for count in self._device_seen.values() if count),
                 },
                 "media": {"uploaded": len(self.media), "intact": len(self._media_intact)},

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -130,14 +130,15 @@ class FrontDoor:
     """nginx with the formula's site, the door's module, and backends to come and go.
 
     :param folder: readable by nginx's workers, who are nobody.
+    :param routing: which process a request goes to; by default there is one.
     """
 
     def __init__(
         self, folder: Path, binary: Path, renderer: trees.Renderer, certificate: tuple[str, str],
-        module_path: Callable[[str], None],
+        module_path: Callable[[str], None], routing: Mapping[str, Any] | None = None,
     ) -> None:
         self.folder, self.binary = folder, binary
-        ports = free_ports(5)
+        ports = free_ports(7)
         self.public = ports[4]
         self.ports = {"found": ports[0:2], "synapse": ports[2:4]}
         self.served = folder / "served"
@@ -146,10 +147,15 @@ class FrontDoor:
         row = {f"door at {self.public}": {"pillar": {"nginx": {
             "replaces": [],
             "site": {"ports": [self.public - 20000], "ipv6": False, "real_ip_from": []},
-            "door": {"target": "found", "targets": {
-                name: {"address": "127.0.0.1", "port": pair[0], "poll_port": pair[1]}
-                for name, pair in self.ports.items()
-            }},
+            "door": {
+                "target": "found",
+                "targets": {
+                    name: {"address": "127.0.0.1", "port": pair[0], "poll_port": pair[1]}
+                    for name, pair in self.ports.items()
+                },
+                "inner": {"port": ports[5], "poll_port": ports[6]},
+            },
+            "routing": dict(routing or {}),
         }}}}
         (case,) = trees.cases_for("nginx", path, {"default": row})
         worker = "user nobody nogroup;" if os.getuid() == 0 else ""

@@ -172,29 +172,39 @@ def sqlite_map(found: Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def house(top: Path, factories: Any) -> Iterator[House]:
+def house(
+    top: Path, factories: Any, *, joins: bool = False, faked: Path | None = None
+) -> Iterator[House]:
     """Make the tree, start master and minion, end both.
 
     :param top: an empty folder, with a short path: sockets lie below it.
     :param factories: the fixture ``salt_factories``.
+    :param joins: the master reacts to machines that ask to join, and no other key than the
+        minion's is accepted by itself.
+    :param faked: a folder with files that are served in place of the project's own.
     """
     tree = top / "tree"
     (tree / "pillar").mkdir(parents=True)
-    for name in ("salt", "formulas", "orch"):
+    for name in ("salt", "formulas", "orch", "reactor"):
         (tree / name).symlink_to(PROJECT / name)
     shutil.copytree(PROJECT / "pillar" / "schema", tree / "pillar" / "schema")
-    text = (PROJECT / "salt/master.d/saltworks.conf").read_text()
-    opts = yaml.safe_load(text.replace("/srv/saltworks", str(tree)))
+    opts: dict[str, Any] = {"auto_accept": not joins}
+    for name in ("saltworks.conf", *(["join.conf"] if joins else [])):
+        text = (PROJECT / "salt/master.d" / name).read_text()
+        opts |= yaml.safe_load(text.replace("/srv/saltworks", str(tree)))
+    if faked is not None:
+        opts["file_roots"]["base"].insert(0, str(faked))
     opts["ext_pillar"][0]["saltworks"]["records"] = str(top / "records")
     master = factories.salt_master_daemon(
         MASTER,
         defaults={"root_dir": str(top / "master")},
-        overrides={**opts, **_quiet("master"), "auto_accept": True, "enable_fqdns_grains": False},
+        overrides={**opts, **quiet("master"), "enable_fqdns_grains": False},
+        on_auth_event_callback=_accepts_the_minion,
     )
     minion = master.salt_minion_daemon(
         MINION,
         defaults={"root_dir": str(top / "minion")},
-        overrides={**_quiet("minion"), "enable_fqdns_grains": False, "mine_enabled": False},
+        overrides={**quiet("minion"), "enable_fqdns_grains": False, "mine_enabled": False},
     )
     with contextlib.ExitStack() as running:
         running.callback(
@@ -208,6 +218,12 @@ def house(top: Path, factories: Any) -> Iterator[House]:
         yield House(top, factories, master, minion)
 
 
-def _quiet(role: str) -> dict[str, Any]:
+def _accepts_the_minion(daemon: Any, event: Mapping[str, Any]) -> None:
+    """The factories would accept every key that waits."""
+    if event.get("id") == MINION:
+        daemon._on_auth_event(event)
+
+
+def quiet(role: str) -> dict[str, Any]:
     # What the daemons log is in their own files; pytest is not told each line of it.
     return {f"pytest-{role}": {"log": {"disabled": True}}, "log_level_logfile": "info"}

@@ -14,6 +14,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from tests.lab.driver import oldpostgres
+from tests.lab.driver.settings import Settings
+
 MODULES = Path(__file__).parents[2] / "salt" / "_modules"
 STATES = Path(__file__).parents[2] / "salt" / "_states"
 
@@ -25,11 +28,16 @@ FILES = (
     "saltworks_pgadmit",
     "saltworks_pgcluster",
     "saltworks_pgcontent",
+    "saltworks_pgcopy",
+    "saltworks_pglogical",
     "saltworks_pgproof",
+    "saltworks_pgpublish",
     "saltworks_pgreceiver",
     "saltworks_pgrestore",
     "saltworks_pgscratch",
+    "saltworks_pgserver",
     "saltworks_pgstandby",
+    "saltworks_pgsubscribe",
     "saltworks_sqlite",
     "synapse_db",
     "synapse_fingerprint",
@@ -68,16 +76,30 @@ def bindir() -> str:
     return str(found[-1].parent)
 
 
+def old_bindir(top: Path, major: int) -> str:
+    """The same of an older version; clients are the newer ones, which speak to both."""
+    folder = top / "bin"
+    folder.mkdir()
+    for program in (oldpostgres.programs(Settings.load().cache, major) / "bin").iterdir():
+        (folder / program.name).symlink_to(program)
+    (folder / "psql").symlink_to(f"{bindir()}/psql")
+    return str(folder)
+
+
 @contextlib.contextmanager
 def cluster(
-    port: int = 54777, where: str | None = None, config: str = "", made: bool = True
+    port: int = 54777,
+    where: str | None = None,
+    config: str = "",
+    made: bool = True,
+    old: int = 0,
 ) -> Iterator[dict[str, Any]]:
     """A running cluster in a folder of its own: ``bindir socket port data os_user top``.
 
     ``where`` is the folder it is made in; without it memory, where there is some, as tests
     are about order and not about disks. With ``config``, further lines for postgresql.conf, its
     configuration is outside the data folder as on Debian: ``config``, beside ``records``. It is
-    neither filled nor started if it is not to be ``made``.
+    neither filled nor started if it is not to be ``made``. ``old``: of that major version.
     """
     os_user = "postgres" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
     memory = os.access("/dev/shm", os.W_OK) and shutil.disk_usage("/dev/shm").free > 2 << 30
@@ -91,7 +113,7 @@ def cluster(
         if os.geteuid() == 0:
             os.chown(path, account.pw_uid, account.pw_gid)
     at = {
-        "bindir": bindir(),
+        "bindir": old_bindir(Path(top), old) if old else bindir(),
         "socket": socket,
         "port": port,
         "data": data,

@@ -15,30 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.lab.driver.cache import files_digest, made
-from tests.lab.driver.hostpip import pip_settings
+from tests.lab.driver import rclone
 from tests.lab.driver.settings import PROJECT, Settings
 from tests.process.front_door import free_ports
 from tests.unit.modules.minion_modules import load
 
-LOCK = PROJECT / "formulas/storage/files/rclone.txt"
 PROGRAM = PROJECT / "formulas/media/files/saltworks_media.py"
 KEYS = ("AKSALTWORKSSALTWORKS", "secretsecretsecretsecretsecretsecretsecr")
 Json = dict[str, Any]
-
-
-def rclone() -> Path:
-    """The program, as the lock says."""
-
-    def install(folder: Path) -> None:
-        uv = Path(sys.executable).parent / "uv"
-        words = ["pip", "install", "--quiet", "--require-hashes", "--target", str(folder)]
-        env = {"PATH": "/usr/bin:/bin", "HOME": "/root", **pip_settings().uv_env()}
-        command = [str(uv), *words, "--python", sys.executable, "-r", str(LOCK)]
-        subprocess.run(command, check=True, timeout=300, env=env)
-
-    folder = made(Settings.load().cache, "rclone", files_digest(LOCK), install)
-    return folder / "bin" / "rclone"
 
 
 @dataclass
@@ -104,7 +88,7 @@ class Site:
         programs = self.top / "programs"
         if not programs.exists():
             (programs / "1").mkdir(parents=True)
-            (programs / "1" / "rclone").symlink_to(rclone())
+            (programs / "1" / "rclone").symlink_to(rclone.program(Settings.load().cache))
             (programs / "current").symlink_to("1")
         storage.PROGRAMS = str(programs)
         keys = self.top / "keys.env"
@@ -124,7 +108,8 @@ class Site:
 def serving(top: Path, port: int) -> Iterator[None]:
     """The store runs within the block."""
     log = top / "rclone.log"
-    command = [str(rclone()), "serve", "s3", "--config=", "--addr", f"127.0.0.1:{port}"]
+    program = str(rclone.program(Settings.load().cache))
+    command = [program, "serve", "s3", "--config=", "--addr", f"127.0.0.1:{port}"]
     command += ["--vfs-cache-mode", "off", str(top / "store")]
     env = {"PATH": os.environ["PATH"], "RCLONE_AUTH_KEY": f'"{KEYS[0]},{KEYS[1]}"'}
     with log.open("ab") as out:

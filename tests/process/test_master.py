@@ -86,6 +86,18 @@ def test_the_second_milestone_is_refused_without_the_first(adopted: House) -> No
     assert adopted.everything() == before
 
 
+def test_workers_are_refused_before_the_third(adopted: House) -> None:
+    before = adopted.everything()
+    refused = adopted.run("state.orchestrate", "orch.m4.workers")
+    assert refused.code == 1
+    assert "M3 is not achieved -> run salt-run state.orchestrate orch.m3 first" in refused.text
+    assert "no machine has the role redis" in refused.text
+    nothing = adopted.run("state.orchestrate", "orch.m4.workers.rollback")
+    assert nothing.code == 1
+    assert "m4.workers: has not begun -> there is nothing to take back" in nothing.text
+    assert adopted.everything() == before
+
+
 def test_the_record_is_shown(adopted: House) -> None:
     row = {"state": "achieved", "finished": 1_760_000_000.0, "verdict": "verified"}
     adopted.record("milestones", {"m1": row})

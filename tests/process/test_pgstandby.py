@@ -15,43 +15,19 @@ from typing import Any
 import pytest
 from salt.exceptions import CommandExecutionError
 
-from tests.process import postgres, synapse_tables
+from tests.process import pg_pair, postgres, synapse_tables
+from tests.process.pg_pair import QUICK, ROLE, SECRET
 
 Json = dict[str, Any]
 
-ROLE = "saltworks_replication"
-SECRET = "quite-secret"
 OLD_PORT, NEW_PORT = 54771, 54772
-QUICK = "wal_receiver_status_interval = 1s\nwal_retrieve_retry_interval = 200ms\n"
 
 
-class Pair:
+class Pair(pg_pair.Pair):
     """An old cluster with a database of Synapse's shape, and a new one that is to replace it."""
 
-    def __init__(self, old: Json, new: Json, salt: Json) -> None:
-        self.old, self.new, self.salt = old, new, salt
-        self.passfile = f"{old['top']}/run/passfile"
-
-    def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        return self.salt[name](*args, **kwargs)
-
-    def way(self, to: Json) -> Json:
-        return {
-            "host": "127.0.0.1", "port": to["port"], "user": ROLE, "passfile": self.passfile,
-            "sslmode": "disable",
-        }  # fmt: skip
-
-    def sql(self, at: Json, script: str) -> str:
-        return postgres.psql(at, script, "synapse")
-
-    def say(self, at: Json, number: int) -> None:
-        self.sql(at, synapse_tables.event(number))
-
-    def events(self, at: Json) -> int:
-        return int(self.sql(at, "SELECT count(*) FROM events"))
-
     def copy(self) -> bool:
-        return bool(self.call("pgstandby.copy", self.new, self.way(self.old), timeout=60))
+        return bool(self.call("pgcopy.copy", self.new, self.way(self.old), timeout=60))
 
     def switch(self, old: Json, new: Json, followed: bool = True) -> tuple[Json, Json]:
         fenced = self.call("pgstandby.fence", old, "synapse")
@@ -72,11 +48,6 @@ def paired(salt: Json, where: str | None = None) -> Iterator[Pair]:
         postgres.cluster(NEW_PORT, where, config=QUICK, made=False) as new,
     ):
         both = Pair(old, new, salt)
-        Path(both.passfile).write_text(f"*:*:*:{ROLE}:{SECRET}\n")
-        os.chmod(both.passfile, 0o600)
-        if os.geteuid() == 0:
-            entry = salt["pgcluster.account"]("postgres")
-            os.chown(both.passfile, entry.pw_uid, entry.pw_gid)
         postgres.psql(
             old,
             "CREATE ROLE synapse_user LOGIN;\n"
@@ -301,9 +272,9 @@ def test_what_a_copy_has_to_know(pair: Pair) -> None:
 
 def test_an_empty_database_is_provided_once(pair: Pair) -> None:
     words = ("chat", "chat_user", postgres.PASSWORD)
-    made = pair.call("pgstandby.provide", pair.old, *words)
+    made = pair.call("pgserver.provide", pair.old, *words)
     assert made == ["role chat_user", "database chat"]
-    assert pair.call("pgstandby.provide", pair.old, *words) == []
+    assert pair.call("pgserver.provide", pair.old, *words) == []
     found = pair.call("pgadmit.survey", pair.old)["databases"]["chat"]
     assert found == {"encoding": "UTF8", "collate": "C", "ctype": "C"}
     params = {
@@ -313,3 +284,42 @@ def test_an_empty_database_is_provided_once(pair: Pair) -> None:
     there = {"bindir": pair.old["bindir"], "os_user": None, "params": params}
     owner = "DROP SCHEMA public CASCADE; CREATE SCHEMA public; SELECT to_json(1);"
     assert pair.call("pgcluster.sql", there, owner) == [1]
+
+
+def test_wal_for_a_copy_does_not_fill_the_disk_unless_others_need_it(pair: Pair) -> None:
+    show = "SHOW max_slot_wal_keep_size"
+    others = "SELECT pg_create_physical_replication_slot('theirs', true)"
+    postgres.psql(pair.old, others)
+    assert pair.call("pgserver.bound", pair.old, True) == []
+    postgres.psql(pair.old, "SELECT pg_drop_replication_slot('theirs')")
+    assert pair.call("pgserver.bound", pair.old, True, test=True) == ["max_slot_wal_keep_size"]
+    assert postgres.psql(pair.old, show) == "-1"
+    pair.salt["pgcluster.free_bytes"] = lambda path: 1 << 30
+    # One that died after it had written down what it was about to do.
+    at, record = pair.call("pgcluster.locate", pair.old), {"max_slot_wal_keep_size": "100MB"}
+    pair.call("pgserver.record", at, "bounded", record)
+    assert pair.call("pgserver.bound", pair.old, True) == ["max_slot_wal_keep_size"]
+    record = pair.call("pgserver.recorded", at, "bounded")
+    assert record["max_slot_wal_keep_size"] == "512MB"
+    # Not with each run anew, though less is free by then.
+    pair.salt["pgcluster.free_bytes"] = lambda path: 1 << 20
+    assert pair.call("pgserver.bound", pair.old, True) == []
+    assert postgres.psql(pair.old, show) == "512MB"
+    assert pair.call("pgserver.bound", pair.old, False) == ["max_slot_wal_keep_size"]
+    assert pair.call("pgserver.bound", pair.old, False) == []
+    assert postgres.psql(pair.old, show) == "-1"
+
+
+def test_the_copy_s_link_is_bound_to_its_password(pair: Pair) -> None:
+    """As the milestone has it: nobody's certificate, and nobody in between."""
+    at, key, crt = pair.old, f"{pair.old['socket']}/key", f"{pair.old['socket']}/crt"
+    new = ["-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", crt, "-subj", "/CN=legacy"]
+    postgres.as_user(at, "openssl", "req", "-x509", "-sha256", *new)
+    lines = [f"hostssl replication {ROLE} 127.0.0.1/32 scram-sha-256"]
+    pair.call("pgserver.configure", at, ssl="on", ssl_cert_file=crt, ssl_key_file=key)
+    pair.call("pgadmit.admit", at, {}, lines)
+    way = {**pair.way(at), "sslmode": "require", "channel_binding": "require"}
+    assert pair.call("pgcopy.copy", pair.new, way, timeout=60) is True
+    pair.call("pgadmit.admit", at, {}, [f"hostssl replication {ROLE} 127.0.0.1/32 trust"])
+    with pytest.raises(CommandExecutionError, match="channel binding"):
+        pair.call("pgcopy.copy", pair.new, way, timeout=60)

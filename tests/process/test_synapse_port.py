@@ -30,8 +30,9 @@ if action == "wait":
     say(ready=True)
     if not sys.stdin.readline():
         sys.exit(0)
+    now = stage.read_text()
     if now != "prepared":
-        sys.exit("the target is not freshly prepared")
+        sys.exit(f"the target is {{now}}, not freshly prepared")
     stage.write_text("begun")
     answer = json.loads(pathlib.Path({answer!r}).read_text())
     if answer is None:
@@ -105,6 +106,12 @@ def test_one_pass_into_a_target_made_for_it(port: Port) -> None:
     assert stat.S_IMODE(port.sqlite.stat().st_mode) == 0o400
     port.salt["synapse_port.reopen"](str(port.sqlite), port.user)
     assert stat.S_IMODE(port.sqlite.stat().st_mode) == 0o600
+
+
+def test_a_program_that_waits_is_not_asked_before_what_it_looks_at_itself(port: Port) -> None:
+    port.prepare()
+    port.salt["cp.cache_file"] = lambda url: pytest.fail("another process is started in the window")
+    assert port.port()["changed"] is True
 
 
 def test_the_program_need_not_wait_any_more_after_a_reboot(port: Port) -> None:

@@ -62,10 +62,28 @@ PLACEMENTS: dict[str, dict[str, Any]] = {
 M3_PLACEMENTS: dict[str, dict[str, Any]] = {
     "database upcoming": {**AFTER_M2, "upcoming": {"database": "database"}},
     "database moving": {**AFTER_M2, "upcoming": {"database": "database"}, "moving": True},
+    "database held": {
+        **AFTER_M2,
+        "upcoming": {"database": "database"},
+        "moving": True,
+        "held": "database",
+    },
     "database moved": {**AFTER_M2, "database": "database"},
     "media upcoming": {**AFTER_M2, "upcoming": {"media": "storage"}},
     "media moved": {**AFTER_M2, "media": "storage"},
     "media going back": {**AFTER_M2, "media": "storage", "upcoming": {"media": ""}},
+    "media moving, database moved": {
+        **AFTER_M2,
+        "database": "database",
+        "upcoming": {"media": "storage"},
+        "moving": True,
+    },
+    "media moving back": {
+        **AFTER_M2,
+        "media": "storage",
+        "upcoming": {"media": ""},
+        "moving": True,
+    },
     "auth upcoming": {**AFTER_M2, "upcoming": {"auth": "directory"}},
     "auth moved": {**AFTER_M2, "auth": "directory"},
     "auth moving": {**AFTER_M2, "upcoming": {"auth": "directory"}, "moving": True},
@@ -86,6 +104,8 @@ ACHIEVED: dict[str, dict[str, Any]] = {
 def maps() -> Iterator[tuple[str, dict[str, Any]]]:
     """The cluster maps: each engine, and the old server alone before M2."""
     yield "postgresql", MAP
+    older = {**MAP["synapse"]["database"], "version": 14}
+    yield "older postgresql", {**MAP, "synapse": {**MAP["synapse"], "database": older}}
     yield "sqlite", {**MAP, "synapse": {**MAP["synapse"], "database": SQLITE}}
     alone = {name: MAP["machines"][name] for name in ("salt", "legacy")}
     yield "old server alone", {**MAP, "machines": alone}
@@ -96,6 +116,9 @@ def pillars(path: Path) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
 
     :param path: of the SLS, below the project.
     """
+    if path.parts[:2] == ("orch", "worker"):
+        yield from _of_workers()
+        return
     if path.parts[0] == "orch":
         yield from _of_orchestrations()
         return
@@ -124,12 +147,38 @@ def pillars(path: Path) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
             yield f"{map_name}, {stage}", pillar, functions
 
 
+def _of_workers() -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
+    placement = plan.Placement.recorded(MAP, AFTER_M3)
+    pillar = slices.for_orchestrations(MAP, placement, ACHIEVED["second run"])
+    told = {
+        "nobody is told": {"stop": {}, "apply": []},
+        "everybody is told": {
+            "stop": {"synapse": ["synapse"], "events-1": ["synapse-worker@events-1-1"]},
+            "apply": [["synapse"], ["events-1", "sync-2"]],
+        },
+    }
+    for name, row in told.items():
+        yield name, {**pillar, "worker": "sync-2", "told": row}, {}
+
+
 def _of_orchestrations() -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
     yield "no map", slices.for_orchestrations(None, None, {}), {}
     for stage in ("as found", "front moved", "moving"):
         for name, record in ACHIEVED.items():
             placement = plan.Placement.recorded(MAP, PLACEMENTS[stage])
             yield f"{stage}, {name}", slices.for_orchestrations(MAP, placement, record), {}
+    for stage in ("database moving", "database moved", "media moving back"):
+        placement = plan.Placement.recorded(MAP, M3_PLACEMENTS[stage])
+        yield stage, slices.for_orchestrations(MAP, placement, {}), {}
+    placement = plan.Placement.recorded(MAP, M3_PLACEMENTS["back upcoming"])
+    record = ACHIEVED["second run"]
+    yield "back upcoming, achieved", slices.for_orchestrations(MAP, placement, record), {}
+    placement = plan.Placement.recorded(MAP, M3_PLACEMENTS["media moving, database moved"])
+    record = {"m3.database": {"state": "achieved"}}
+    yield "media moving, database achieved", slices.for_orchestrations(MAP, placement, record), {}
+    older = {**MAP["synapse"]["database"], "version": 14}
+    held: dict[str, Any] = {**MAP, "synapse": {**MAP["synapse"], "database": older}}
+    yield "older postgresql", slices.for_orchestrations(held, None, {}), {}
     synapse = {**MAP["synapse"], "modules": [], "loopback": []}
     rows = {name: row for name, row in MAP["machines"].items() if name != "directory"}
     bare: dict[str, Any] = {**MAP, "synapse": synapse, "machines": rows}

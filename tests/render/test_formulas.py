@@ -51,6 +51,19 @@ def test_templates_of_a_case_render(renderer: trees.Renderer, case: trees.Case) 
             assert "None" not in text.split(), f"{chunk['source']} renders a None:\n{text}"
 
 
+def test_a_server_that_may_hold_a_logical_slot_would_start_with_it(
+    renderer: trees.Renderer,
+) -> None:
+    """PostgreSQL does not, below that level; the slot goes after its configuration has changed."""
+    seen = set()
+    for case in CASES:
+        for chunk in renderer.compile(case) if case.sls == "postgres.configured" else ():
+            if str(chunk.get("source")).endswith("saltworks.conf.jinja"):
+                text = renderer.template(case, chunk["source"], _context(chunk))
+                seen.add(("older" in case.name, "wal_level = logical" in text))
+    assert seen == {(True, True), (False, False)}
+
+
 def test_every_template_is_rendered_by_some_case(renderer: trees.Renderer) -> None:
     used = {
         chunk["source"].removeprefix("salt://")
@@ -59,6 +72,21 @@ def test_every_template_is_rendered_by_some_case(renderer: trees.Renderer) -> No
     } | trees.referred_templates()
     there = {str(p.relative_to(trees.FORMULAS)) for p in trees.FORMULAS.glob("**/*.jinja")}
     assert there <= used, f"no case uses {sorted(there - used)}"
+
+
+def test_what_a_program_imports_from_its_own_folder_is_put_beside_it(
+    renderer: trees.Renderer,
+) -> None:
+    for case in CASES:
+        put = {
+            Path(chunk["name"]): trees.FORMULAS / chunk["source"].removeprefix("salt://")
+            for chunk in renderer.compile(case) if str(chunk.get("source")).endswith(".py")
+        }
+        for target, source in put.items():
+            names = re.findall(r"^(?:from|import) (\w+)", source.read_text("utf-8"), re.M)
+            own = {name for name in names if source.with_name(f"{name}.py").exists()}
+            missing = {name for name in own if target.with_name(f"{name}.py") not in put}
+            assert not missing, f"{case}: {target} imports {sorted(missing)}, which is not there"
 
 
 def test_every_case_is_of_a_path_that_exists() -> None:
@@ -101,6 +129,41 @@ def test_orchestrations_name_what_exists(renderer: trees.Renderer) -> None:
                 for problem in _step_problems(renderer, chunk)
             ]
     assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    ("stage", "sls", "steps"),
+    [
+        ("database moving", "orch.m3.database.apply", ["begun", "switched", "keyed", "converged"]),
+        ("database moved", "orch.m3.database.apply", ["begun", "switched", "keyed", "converged"]),
+        (
+            "media moving back",
+            "orch.m3.media.rollback",
+            ["returnable", "switched-back", "recorded-back", "converged-back"],
+        ),
+        ("front moved, second run", "orch.m3.media.apply", ["keyed", "converged"]),
+        ("redis moving", "orch.m4.workers.apply", ["begun", "switched", "keyed", "converged"]),
+        # Nothing takes up a new certificate while a window is open.
+        ("media moving, database achieved", "orch.m3.database.apply", ["converged"]),
+        ("back upcoming, achieved", "orch.m3.database.apply", ["keyed", "kept", "converged"]),
+        ("back upcoming, achieved", "orch.m3.media.apply", ["keyed", "converged"]),
+        (
+            "redis moving back",
+            "orch.m4.workers.rollback",
+            ["returnable", "switched-back", "recorded-back", "converged-back"],
+        ),
+    ],
+)
+def test_a_run_does_what_is_left_to_do(
+    renderer: trees.Renderer, stage: str, sls: str, steps: list[str]
+) -> None:
+    """A run that died in the window goes on there: what takes its time is not done again before."""
+    case = next(case for case in CASES if (case.sls, case.name) == (sls, stage))
+    name = "-".join(sls.split(".")[1:3])
+    chunks = [str(chunk["__id__"]) for chunk in renderer.compile(case)]
+    assert [row for row in chunks if row != f"{name}-prechecked"] == [
+        f"{name}-{step}" for step in steps
+    ]
 
 
 def _step_problems(renderer: trees.Renderer, chunk: dict[str, Any]) -> list[str]:

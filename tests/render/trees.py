@@ -24,6 +24,7 @@ import salt.utils.secret
 import salt.utils.templates
 import yaml
 
+from tests import cluster
 from tests.render import stages
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -89,7 +90,9 @@ def cases_for(sls: str, path: Path, cases: Mapping[str, Any]) -> list[Case]:
     if relative.parts[0] != "formulas":
         return [
             Case(sls, path, name, pillar, functions)
-            for name, pillar, functions in stages.pillars(relative)
+            for name, pillar, functions in [
+                *stages.pillars(relative), *cluster.pillars(relative),
+            ]
         ]
     places = [str(relative), *(str(parent) for parent in relative.parents if parent.name)]
     chosen = next((cases[place] for place in places if place in cases), cases["default"])

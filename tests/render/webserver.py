@@ -67,7 +67,9 @@ class Server:
         """Write one file with its paths moved below the folder and high ports."""
         text = self.moved(text)
         text = re.sub(
-            r"listen (\[::\]:)?(\d+)", lambda m: f"listen {m[1] or ''}{int(m[2]) + 20000}", text
+            r"listen (\[::\]:)?(\d+)(?=[ ;])",
+            lambda m: f"listen {m[1] or ''}{int(m[2]) + 20000}",
+            text,
         )
         target = self.folder / path[1:]
         target.parent.mkdir(parents=True, exist_ok=True)

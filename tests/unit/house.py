@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
+import time
 from collections.abc import Iterator
 from typing import Any
 
-from saltworks import milestone, owners
+from saltworks import lock, owners
 
 from tests.unit.modules.minion_modules import load
 
@@ -36,17 +37,32 @@ class House:
     def of(self, opts: Any) -> House:
         return self
 
+    @contextlib.contextmanager
+    def changing(self, key: str) -> Iterator[dict[str, Any]]:
+        row = dict(self.store.rows.get(key, {}))
+        yield row
+        self.store.rows[key] = row
+
     def map(self) -> None:
         """There is no cluster map."""
 
 
+def held(owner: owners.Owner, reason: str, seconds: float = 60) -> dict[str, Any]:
+    """The lock's record while a process holds it.
+
+    :param seconds: for how much longer.
+    """
+    now = time.time()
+    return lock.Hold(owner, reason, now - 60, now + seconds).as_row()
+
+
 @contextlib.contextmanager
-def living() -> Iterator[milestone.Owner]:
+def living() -> Iterator[owners.Owner]:
     """Another process, which lives within the block."""
     with subprocess.Popen(["sleep", "60"]) as process:
         try:
             started = owners.stat_field(process.pid, 19)
             assert started is not None
-            yield milestone.Owner(owners.this_process().boot_id, process.pid, started)
+            yield owners.Owner(owners.this_process().boot_id, process.pid, started)
         finally:
             process.kill()

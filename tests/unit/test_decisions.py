@@ -75,11 +75,21 @@ def test_a_good_map_has_no_problem_and_a_bad_one_has_all_of_its_at_once() -> Non
         ({"server_name": 3}, "cluster.server_name"),
         ({"releases": {"synapse": "latest"}}, "cluster.releases.synapse"),
         ({"machines": {"a b": {"role": "legacy", "address": "x"}}}, "cluster.machines"),
+        # It stands in statements that the superuser runs, also on the new machine.
+        (
+            {"synapse": {**MAP["synapse"], "database": {"engine": "psycopg2", "name": 's";'}}},
+            "cluster.synapse.database.name",
+        ),
     ],
 )
 def test_shape_errors_name_their_place(change: dict[str, Any], place: str) -> None:
     said = clustermap.problems({**MAP, **change}, SCHEMA)
     assert any(str(row).startswith(place) for row in said), said
+
+
+def test_how_long_clients_are_told_is_the_operators_word() -> None:
+    assert plan.announce_seconds(MAP) == 31
+    assert plan.announce_seconds({**MAP, "front_door": {"announce_seconds": 3}}) == 3
 
 
 def test_at_home_the_database_and_modules_are_reached_as_found() -> None:
@@ -156,12 +166,9 @@ def test_the_door_follows_the_placement() -> None:
 def test_milestones_keep_their_order_and_a_dead_run_is_taken_over() -> None:
     assert milestone.order_problems({}, "m1") == []
     assert "M1 is not achieved" in milestone.order_problems({}, "m2")[0].what
-    owner = milestone.Owner("boot", 7, "1")
-    row = milestone.begun({}, "m1", owner, 10.0)
-    again = milestone.begun({"m1": row}, "m1", owner, 20.0)
+    row = milestone.begun({}, "m1", 10.0)
+    again = milestone.begun({"m1": row}, "m1", 20.0)
     assert (again["started"], again["runs"]) == (10.0, 2)
-    assert milestone.running_elsewhere({"m1": row}, {"m1": True})
-    assert not milestone.running_elsewhere({"m1": row}, {"m1": False})
 
 
 def test_the_catch_expires() -> None:

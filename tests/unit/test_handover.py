@@ -7,14 +7,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from saltworks import handover, owners, plan
+from saltworks import moves, owners, switch
 from saltworks.minions import MachineError
 
 from tests.render.stages import MAP
-from tests.unit.house import living
+from tests.unit.house import held, living
 from tests.unit.modules.minion_modules import load
 
-MOVE = plan.handover(MAP)
+MOVE = moves.of_synapse(MAP)
 
 
 class Cluster:
@@ -67,6 +67,7 @@ class Cluster:
         return {"stop": 1.0}
 
     def _synapse_move_arrive(self, minion: str, **row: Any) -> dict[str, float]:
+        assert row["enable"] is (minion == "legacy"), "a machine that is given up starts it"
         self.runs.add(minion)
         self.pulled.append(row["pulls"])
         return {"start": 2.0}
@@ -89,12 +90,12 @@ WAY_BACK = [STATUS, STOP, RESUME, REOPEN]
 def conduct(
     cluster: Cluster, clock: Callable[[], float] = lambda: 0.0, arrived: bool = False
 ) -> dict[str, Any]:
-    return handover.conduct(cluster, MOVE, cluster.calls.append, arrived, clock)
+    return switch.conduct(cluster, MOVE, cluster.calls.append, arrived, clock)
 
 
 def test_the_new_place_is_recorded_before_the_door_opens_to_it() -> None:
     cluster = Cluster()
-    ticks = iter([1.0, 10.0, 14.5])
+    ticks = iter([10.0, 14.5])
     done = conduct(cluster, lambda: next(ticks))
     assert cluster.calls == [*THERE, "arrived", OPEN]
     assert (cluster.door, cluster.runs) == ("synapse", {"synapse"})
@@ -117,7 +118,7 @@ def test_what_has_moved_is_not_moved_again() -> None:
 def test_a_step_that_fails_is_gone_back_from_and_the_next_run_moves(step: str, late: bool) -> None:
     cluster = Cluster()
     cluster.broken, cluster.late = [step], late
-    with pytest.raises(handover.Returned, match=f"{step} failed.*serves on legacy as before"):
+    with pytest.raises(switch.Returned, match=f"{step} failed.*serves on legacy as before"):
         conduct(cluster)
     # A door that never closed leads to the old place still: nothing is to be undone.
     way = [STATUS] if (step, late) == (CLOSE, False) else WAY_BACK
@@ -140,7 +141,7 @@ def test_what_fails_before_the_door_is_touched_needs_no_way_back(step: str) -> N
 def test_a_new_machine_that_is_silent_leaves_the_door_shut_and_the_old_synapse_stopped() -> None:
     cluster = Cluster()
     cluster.broken, cluster.late = [ARRIVE, STOP], True
-    with pytest.raises(handover.Stranded) as stranded:
+    with pytest.raises(switch.Stranded) as stranded:
         conduct(cluster)
     # For all that is known it runs there.
     assert cluster.calls == [*THERE, STATUS, STOP]
@@ -149,7 +150,7 @@ def test_a_new_machine_that_is_silent_leaves_the_door_shut_and_the_old_synapse_s
     for part in (f"{ARRIVE} failed", f"{STOP} failed", "stays shut", "orch.m2.rollback"):
         assert part in str(stranded.value)
     # Once it answers again, either way works.
-    handover.back(cluster, MOVE)
+    switch.back(cluster, MOVE)
     assert (cluster.door, cluster.runs) == ("legacy", {"legacy"})
 
 
@@ -158,7 +159,7 @@ def test_a_door_that_does_not_open_at_the_new_place_is_finished_by_the_next_run(
     cluster.broken = [OPEN]
     with pytest.raises(MachineError) as failed:
         conduct(cluster)
-    assert not isinstance(failed.value, handover.Stranded)
+    assert not isinstance(failed.value, switch.Stranded)
     # Nobody got through to it, so it has not arrived yet.
     assert cluster.calls == [*THERE, "arrived", OPEN, STATUS, "moving"]
     cluster.calls.clear()
@@ -173,13 +174,22 @@ def test_what_arrived_goes_on_and_never_back() -> None:
     cluster.broken = [ARRIVE]
     with pytest.raises(MachineError) as failed:
         conduct(cluster, arrived=True)
-    assert not isinstance(failed.value, handover.Returned | handover.Stranded)
+    assert not isinstance(failed.value, switch.Returned | switch.Stranded)
     assert cluster.calls == [STATUS, ARRIVE]
     cluster.calls.clear()
     assert conduct(cluster, arrived=True)["changed"]
     # Nothing is fetched: that would undo what was written there since.
-    assert cluster.calls == [STATUS, ARRIVE, OPEN]
+    assert cluster.calls == [STATUS, ARRIVE, "arrived", OPEN]
     assert cluster.pulled == [[]]
+
+
+def test_what_arrived_stays_recorded_when_the_door_does_not_open() -> None:
+    # Else the next run would fetch again what people have changed here since.
+    cluster = Cluster(door="closed", runs=())
+    cluster.broken = [OPEN]
+    with pytest.raises(MachineError):
+        conduct(cluster, arrived=True)
+    assert cluster.calls == [STATUS, ARRIVE, "arrived", OPEN]
 
 
 def test_a_run_that_died_with_the_door_shut_is_finished_without_an_announcement() -> None:
@@ -192,7 +202,7 @@ def test_a_run_that_died_with_the_door_shut_is_finished_without_an_announcement(
 def test_the_way_back_is_refused_once_people_write_at_the_new_place() -> None:
     cluster = Cluster(door="synapse", runs=("synapse",))
     with pytest.raises(MachineError, match=r"moved to synapse.*would lose"):
-        handover.back(cluster, MOVE)
+        switch.back(cluster, MOVE)
     assert cluster.calls == [STATUS]
     # An answer that came too late: the door did open, although the call failed.
     cluster = Cluster()
@@ -200,23 +210,23 @@ def test_the_way_back_is_refused_once_people_write_at_the_new_place() -> None:
     with pytest.raises(MachineError):
         conduct(cluster)
     with pytest.raises(MachineError, match="would lose"):
-        handover.back(cluster, MOVE)
+        switch.back(cluster, MOVE)
     assert cluster.runs == {"synapse"}
 
 
 def test_the_way_back_is_refused_for_what_is_recorded_as_arrived() -> None:
     cluster = Cluster(door="closed", runs=())
     with pytest.raises(MachineError, match="would lose"):
-        handover.back(cluster, MOVE, arrived=True)
+        switch.back(cluster, MOVE, arrived=True)
     assert cluster.calls == [STATUS]
 
 
 def test_the_way_back_taken_twice_is_the_same() -> None:
     cluster = Cluster(door="closed", runs=("synapse",))
-    handover.back(cluster, MOVE)
+    switch.back(cluster, MOVE)
     assert cluster.calls == WAY_BACK
     cluster.calls.clear()
-    handover.back(cluster, MOVE)
+    switch.back(cluster, MOVE)
     assert cluster.calls == [STATUS]
     assert (cluster.door, cluster.runs) == ("legacy", {"legacy"})
 
@@ -224,7 +234,7 @@ def test_the_way_back_taken_twice_is_the_same() -> None:
 def test_a_machine_that_is_gone_for_good_is_not_asked() -> None:
     cluster = Cluster(door="closed", runs=())
     cluster.broken = [STOP]
-    handover.back(cluster, MOVE, gone=True)
+    switch.back(cluster, MOVE, gone=True)
     assert cluster.calls == [STATUS, RESUME, REOPEN]
 
 
@@ -233,20 +243,20 @@ def test_a_way_back_that_fails_says_so_and_opens_nothing(step: str) -> None:
     cluster = Cluster(door="closed", runs=("synapse",))
     cluster.broken = [step]
     with pytest.raises(MachineError, match="failed"):
-        handover.back(cluster, MOVE)
+        switch.back(cluster, MOVE)
     assert cluster.door == "closed"
 
 
 class Store:
-    """``salt.cache.Cache`` of the placement, and all that it ever was, and of the milestones."""
+    """``salt.cache.Cache`` of the placement, and all that it ever was, and of the lock."""
 
     def __init__(self, **row: Any) -> None:
         self.row = row
-        self.milestones: dict[str, Any] = {}
+        self.lock: dict[str, Any] = {}
         self.history: list[dict[str, Any]] = []
 
     def fetch(self, bank: str, key: str) -> Any:
-        return {"placement": self.row, "milestones": self.milestones}[key]
+        return {"placement": self.row, "lock": self.lock}[key]
 
     def store(self, bank: str, key: str, data: Any) -> None:
         assert key == "placement"
@@ -304,6 +314,52 @@ def test_a_stranded_move_stays_recorded_as_moving() -> None:
     assert (runner.store.row["synapse"], runner.store.row["moving"]) == ("legacy", False)
 
 
+class Killed(BaseException):
+    """The conductor's process is gone."""
+
+
+class Deadly(Cluster):
+    """Its caller dies at a call, before or after it did its work."""
+
+    def __init__(self, dies_at: int, late: bool) -> None:
+        super().__init__()
+        self.left, self.dies_late = dies_at, late
+
+    def call(self, minion: str, function: str, *args: Any, **kwargs: Any) -> Any:
+        self.left -= 1
+        dies = self.left == 0
+        if dies and not self.dies_late:
+            raise Killed
+        answer = super().call(minion, function, *args, **kwargs)
+        if dies:
+            raise Killed
+        return answer
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("then", ["synapse", "back"])
+def test_killed_at_any_call_the_next_run_finishes_it_or_takes_it_back(
+    then: str, late: bool
+) -> None:
+    calls = [STATUS, ANNOUNCE, CLOSE, LEAVE, ARRIVE, OPEN]
+    for dies_at in range(1, len(calls) + 1):
+        cluster = Deadly(dies_at, late)
+        runner = Runner(cluster, managed=True)
+        with pytest.raises(Killed):
+            runner.module.synapse()
+        answer = getattr(runner.module, then)()
+        if then == "back" and calls[dies_at - 1] == OPEN:
+            # It was recorded before the door opened, or people are there.
+            assert "would lose" in answer["data"]
+            answer = runner.module.synapse()
+            there = "synapse"
+        else:
+            there = "legacy" if then == "back" else "synapse"
+        assert (cluster.door, cluster.runs) == (there, {there}), (dies_at, answer)
+        assert runner.store.row.get("synapse", "legacy") == there
+        assert not runner.store.row.get("moving")
+
+
 def test_a_refused_way_back_changes_no_record() -> None:
     runner = Runner(Cluster(door="synapse", runs=("synapse",)), synapse="synapse", moving=False)
     answer = runner.module.back()
@@ -317,14 +373,14 @@ def test_beside_another_run_nothing_is_moved_either_way(step: str) -> None:
     cluster = Cluster(door="closed", runs=())
     runner = Runner(cluster, managed=True, moving=True)
     with living() as owner:
-        runner.store.milestones = {"m2": {"state": "running", "owner": owner.as_row()}}
+        runner.store.lock = held(owner, "milestone m2")
         answer = getattr(runner.module, step)()
         assert answer["retcode"] == 1
         assert f"m2: is running already (process {owner.pid})" in answer["data"]
         assert (cluster.calls, runner.store.history) == ([], [])
     # It has died; and who asks from within the run itself is no other.
     for harmless in (owner, owners.this_process()):
-        runner.store.milestones["m2"]["owner"] = harmless.as_row()
+        runner.store.lock = held(harmless, "milestone m2")
         assert "is running already" not in str(getattr(runner.module, step)())
 
 

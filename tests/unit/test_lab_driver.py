@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
+import ssl
+from datetime import UTC, datetime
+from ipaddress import ip_address, ip_network
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from saltworks import pki, worker_table
 
-from tests.lab.driver import cache, cgroups, cleanup, hostapt, hostcheck, hostpip, saltanswer, tree
+from tests.lab.driver import (
+    Lab,
+    LabError,
+    cache,
+    cgroups,
+    cleanup,
+    hostapt,
+    hostcheck,
+    hostpip,
+    network,
+    oldpostgres,
+    saltaccess,
+    saltanswer,
+    tree,
+)
+from tests.lab.driver.authority import Authority
+from tests.lab.driver.settings import ADDRESSES, MASTER, WORKER_NETWORK, WORKERS, Settings
 
 DEB822 = """\
 Types: deb deb-src
@@ -86,6 +108,31 @@ def test_pip_settings_environment_beats_file() -> None:
 
 def test_pip_settings_take_the_certificate_from_the_environment() -> None:
     assert hostpip.parse("", {"SSL_CERT_FILE": "/bundle"}).cert == "/bundle"
+
+
+def test_npm_settings_environment_beats_files_and_the_first_file_the_next() -> None:
+    files = ["registry=http://mine.example/\n", "registry = http://all.example/\ncafile=/ca.pem"]
+    assert oldpostgres.parse(files, {}) == ("http://mine.example/", "/ca.pem")
+    said = {"npm_config_registry": "http://env.example/"}
+    assert oldpostgres.parse(files, said) == ("http://env.example/", "/ca.pem")
+    with pytest.raises(LabError, match=r"registry=<its URL>"):
+        oldpostgres.parse([], {})
+
+
+def test_an_old_postgresql_of_another_content_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = oldpostgres.locked()
+    name = f"{lock['package'].rpartition('/')[2]}-{lock['version']}.tgz"
+    archive = tmp_path / lock["package"] / "-" / name
+    archive.parent.mkdir(parents=True)
+    archive.write_bytes(b"something else")
+    monkeypatch.setattr(oldpostgres, "settings", lambda: (tmp_path.as_uri(), ""))
+    with pytest.raises(LabError, match=r"its sha512 is .* postgresql-old\.json says"):
+        oldpostgres.programs(tmp_path / "cache")
+    archive.unlink()
+    with pytest.raises(LabError, match="npm config get registry"):
+        oldpostgres.programs(tmp_path / "cache")
 
 
 HYBRID = """\
@@ -214,3 +261,80 @@ def test_rendering_errors_and_runner_exceptions_are_told_in_one_line() -> None:
 def test_failure_without_a_failed_step_is_still_one() -> None:
     assert saltanswer.verdict({"data": {}, "retcode": 1}, 1, "salt")
     assert saltanswer.verdict({"x": 1}, 2, "salt")
+
+
+def test_one_authority_vouches_for_the_machines_of_every_lab(tmp_path: Path) -> None:
+    labs = [Settings(tmp_path / name, name, tmp_path / "cache") for name in ("a", "b")]
+    for settings in labs:
+        chain, key = Authority(settings).issue(["chat.lale.test", "lale.test"])
+        authority = settings.ca.read_text()
+        assert chain.endswith(authority)
+        assert pki.serves(chain, authority, ["chat.lale.test", "lale.test"], datetime.now(UTC))
+        pem = tmp_path / "server.pem"
+        pem.write_text(chain + key)
+        # Refuses a key that is not the certificate's.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(pem)
+    assert labs[0].ca.read_bytes() == labs[1].ca.read_bytes()
+    assert (tmp_path / "cache/ca/ca.key").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize(("folder", "refused"), [("/elsewhere/.lab", True), ("", False)])
+def test_the_network_of_another_clone_is_left_alone(
+    folder: str, refused: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    hosts = f"{folder or tmp_path}/dns/hosts".encode()
+    monkeypatch.setattr(
+        network, "command_lines", lambda: [(7, [b"dnsmasq", b"--addn-hosts=" + hosts])]
+    )
+    monkeypatch.setattr("os.path.samefile", lambda *_: True)
+    settings: Any = SimpleNamespace(netns="saltworks", root=tmp_path)
+    ours = network.Network(settings)
+    assert bool(ours.tenant()) is refused
+    if refused:
+        with pytest.raises(LabError, match=f"is the lab's in {folder}: `make clean-lab` there"):
+            ours.up()
+
+
+def test_workers_of_the_plan_are_of_a_kind_and_have_a_network_of_their_own() -> None:
+    own = ip_network(WORKER_NETWORK)
+    for name, address in WORKERS.items():
+        assert ip_address(address) in own
+        assert name.rpartition("-")[0] in worker_table.table().kinds
+    assert [name for name, row in ADDRESSES.items() if ip_address(row) in own] == []
+
+
+def test_a_worker_is_known_by_its_name_and_the_master_has_no_key_of_it(tmp_path: Path) -> None:
+    lab = Lab.load(tmp_path, "none")
+    assert lab.machine("sync-1").address == WORKERS["sync-1"]
+    with pytest.raises(LabError, match="no machine is called sync-9"):
+        lab.machine("sync-9")
+    for name in (MASTER, "sync-1"):
+        saltaccess.configure(lab.settings, name, tmp_path / name, lab.acceptable())
+    accepted = tmp_path / MASTER / "etc/salt/pki/master/minions"
+    assert {path.name for path in accepted.iterdir()} == set(ADDRESSES)
+
+
+def test_cpu_is_counted_by_unit(tmp_path: Path) -> None:
+    for unit, text in (
+        ("system.slice/synapse.service", "usage_usec 2500000\nuser_usec 1\n"),
+        ("system.slice/system-synapse\\x2dworker.slice/synapse-worker@sync-1-1.service",
+         "usage_usec 500000\n"),
+        ("init.scope", "usage_usec 9\n"),
+    ):
+        (tmp_path / unit).mkdir(parents=True)
+        (tmp_path / unit / "cpu.stat").write_text(text)
+    found = cgroups.unit_cpu(tmp_path)
+    assert found == {"synapse.service": 2.5, "synapse-worker@sync-1-1.service": 0.5}
+
+
+def test_a_frozen_group_is_thawed_whatever_happens(tmp_path: Path) -> None:
+    switch = tmp_path / "cgroup.freeze"
+
+    def fails() -> None:
+        with cgroups.frozen(tmp_path):
+            assert switch.read_text() == "1"
+            raise LabError("meanwhile")
+
+    with pytest.raises(LabError):
+        fails()
+    assert switch.read_text() == "0"

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-PATH = Path(__file__).parents[2] / "formulas/media/files/saltworks_media.py"
-SPEC = importlib.util.spec_from_file_location("saltworks_media", PATH)
+PATH = Path(__file__).parents[2] / "formulas/media/files/saltworks_media_tree.py"
+SPEC = importlib.util.spec_from_file_location("saltworks_media_tree", PATH)
 assert SPEC is not None
 assert SPEC.loader is not None
 tree: Any = importlib.util.module_from_spec(SPEC)
 # Its dataclasses look themselves up there.
-sys.modules["saltworks_media"] = tree
+sys.modules["saltworks_media_tree"] = tree
 SPEC.loader.exec_module(tree)
 
 

@@ -184,7 +184,7 @@ def test_the_module_s_package_is_there_before_it_is_used_so_that_no_move_changes
     stages = [slice_of("synapse", stage)["synapse"] for stage in STAGES]
     plugins = [row["plugins"] for row in stages]
     assert all(row == plugins[0] for row in plugins)
-    assert list(plugins[0]) == ["saltworks_ldap"]
+    assert sorted(plugins[0]) == ["saltworks_ldap", "saltworks_owner"]
     trusted = ["saltworks" in row["certificates"] for row in stages]
     assert trusted == [False, True, True, True, True, True]
 
@@ -274,7 +274,9 @@ def test_a_site_without_a_directory_here_has_nothing_to_move() -> None:
         given = replace(given, secrets=sorted(clustermap.needed_secrets(cmap)))
         survey = precheck.survey("m3.auth", replace(given, placement=AFTER_M2))
         assert any(note.startswith("nothing to move") for note in survey.notes)
-        assert not any("role directory" in problem.what for problem in survey.problems)
+        workers = precheck.survey("m4.workers", replace(given, placement=AFTER_M2))
+        for made in (survey, workers):
+            assert not any("role directory" in problem.what for problem in made.problems)
         assert verify.placed("m3.auth", cmap, plan.Placement.recorded(cmap, AFTER_M2)).ok
         known = slices.for_orchestrations(cmap, None, {})["saltworks"]["parts"]["auth"]
         assert known["idle"] is True
@@ -311,7 +313,7 @@ def test_a_site_s_own_package_and_authority_come_from_the_map() -> None:
     assert clustermap.problems(cmap, SCHEMA) == []
     assert "office_ca" in clustermap.needed_secrets(cmap)
     made = slices.slice_for(cmap, placement("declared"), "synapse", lambda name: f"<{name}>")
-    assert made["synapse"]["plugins"] == {"my_provider": package}
+    assert made["synapse"]["plugins"]["my_provider"] == package
     assert made["synapse"]["certificates"] == {"office": "<office_ca>"}
     assert made["synapse"]["config"]["modules"] == [PROVIDER]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from saltworks import clustermap, parts, plan, slices, switch, synapse_config, verify
+from saltworks import clustermap, moves, parts, plan, slices, switch, synapse_config, verify
 from saltworks.minions import MachineError
 from saltworks.parts import media
 
@@ -172,10 +172,7 @@ class Machines:
 
 def move(machines: Machines) -> list[str]:
     placed: list[str] = []
-    row = switch.Switch(
-        "media", "proxy", "synapse", "synapse", "synapse", (8008,), "http://x", "/etc/x",
-        media.steps(MAP, at(UPCOMING)),
-    )
+    row = moves.of_part(MAP, at(UPCOMING), parts.PARTS["media"])
     switch.conduct(machines, row, placed.append)
     return placed
 
@@ -198,9 +195,7 @@ def test_a_comparison_that_fails_touches_nothing() -> None:
 def test_a_part_that_has_arrived_is_no_longer_upcoming() -> None:
     machines = Machines()
     placed: list[str] = []
-    there = media.steps(MAP, at(UPCOMING))
-    ends = ("proxy", "synapse", "synapse")
-    row = switch.Switch("media", *ends, "synapse", (), "http://x", "/x", there)
+    row = moves.of_part(MAP, at(UPCOMING), parts.PARTS["media"])
     assert switch.conduct(machines, row, placed.append, arrived=True) == {"changed": False}
     assert (machines.calls, placed) == (["door.status"], ["arrived"])
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from saltworks import clustermap, precheck, precheck_found
+from saltworks import clustermap, precheck, precheck_facts, precheck_found
 from saltworks.precheck_facts import Facts, is_supported_salt, questions
 
 SCHEMA = clustermap.schema(Path(__file__).parents[2] / "pillar" / "schema" / "cluster.schema.json")
@@ -143,6 +143,18 @@ def test_a_good_cluster_may_go_on(name: str, given: Facts) -> None:
     survey = precheck.survey(name, given)
     assert survey.problems == []
     assert survey.checks > 20
+
+
+def test_workers_want_all_of_m3_and_a_machine_for_redis() -> None:
+    given = facts(record={"m1": ACHIEVED, "m2": ACHIEVED, "m3.media": ACHIEVED})
+    text = said("m4.workers", given)
+    assert "M3 is not achieved -> run salt-run state.orchestrate orch.m3 first" in text
+    for role in ("database", "storage", "redis"):
+        assert f"no machine has the role {role}" in text
+    # This server asks nobody on the old machine for passwords.
+    assert "role directory" not in text
+    # What was found may be gone by then.
+    assert "legacy" not in precheck_facts.NEEDS["m4.workers"].roles
 
 
 def test_bad_input_is_refused_with_all_of_it_in_one_answer() -> None:
@@ -356,6 +368,46 @@ def test_a_run_that_died_in_the_window_may_go_on() -> None:
     assert "the server that was found is unknown" in said(
         "m1", replace(given, record={}, backup={})
     )
+
+
+THERE = {"upcoming": {"database": "database"}, "moving": True}
+BACK = {"database": "database", "upcoming": {"database": ""}, "moving": True}
+DONE = {name: ACHIEVED for name in ("m1", "m2", "m3.database")}
+GOES_ON = "run salt-run state.orchestrate orch.m3.database{}, which goes on from there"
+
+
+@pytest.mark.parametrize(
+    ("name", "record", "placement", "first", "ends"),
+    [
+        # Another part would put its own configuration in the place of the database's.
+        ("m3.media", {}, THERE, (), ""),
+        ("m3.auth", {}, THERE, ("media",), ""),
+        ("m3.media", DONE, BACK, (), ".rollback"),
+        # One that is achieved has nothing to move, and would leave the door shut.
+        ("m3.database", DONE, BACK, (), ".rollback"),
+        ("m3.database", {}, THERE, (), None),
+        ("m3.database", {}, BACK, (), None),
+        # orch.m3: the database's window has ended by then.
+        ("m3.media", {}, THERE, ("database",), None),
+        ("m3.media", {"m3.media": ACHIEVED}, THERE, (), None),
+        ("m2", DONE, THERE, (), None),
+        ("m3.media", {}, {**THERE, "moving": False}, (), None),
+    ],
+)
+def test_a_window_that_a_dead_run_left_open_is_ended_by_its_own_milestone_first(
+    name: str, record: Any, placement: Any, first: tuple[str, ...], ends: str | None
+) -> None:
+    row = {"managed": True, "front": "proxy", "synapse": "synapse", **placement}
+    given = facts(record={"m1": ACHIEVED, "m2": ACHIEVED, **record}, placement=row)
+    text = "\n".join(map(str, precheck.survey(name, given, first).problems))
+    assert ("a run is in its window, or died there" in text) is (ends is not None)
+    if ends is not None:
+        assert GOES_ON.format(ends) in text
+
+
+def test_while_others_are_told_of_a_worker_no_milestone_begins() -> None:
+    assert "others are being told of it" not in said("m1", fresh())
+    assert "writer-1: others are being told of it" in said("m1", fresh(telling=["writer-1"]))
 
 
 def test_when_achieved_only_what_still_matters_is_checked() -> None:

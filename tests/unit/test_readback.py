@@ -81,14 +81,17 @@ def before() -> Json:
                     }
                 },
                 "user_directory": {"a": {}},
-                "search": {"Beet": {"count": 1, "events": [EVENT], "highlights": []}},
+                "search": {
+                    "Beet": {"count": 1, "events": [EVENT], "highlights": []},
+                    "Rose": {"count": 1, "events": [EVENT], "highlights": ["Rose"]},
+                },
             }
         },
         "media": {MXC: {"bytes": "aa", "thumbnails": {"32x32-crop": "bb"}}},
         "waiting": {f"{ANNA}/PHONE": [{"content": {"number": 1}, "sender": ANNA}]},
         "admin": {
             "user": {ANNA: {"admin": 1, "deactivated": 0, "password_hash": "$2b$"}},
-            "media": {ANNA: {"x": {"media_id": "x"}}},
+            "media": {ANNA: {"x": {"media_id": "x", "seen": 0}}},
             "room": {ROOM: {"creator": ANNA}},
         },
     }
@@ -129,9 +132,12 @@ def after() -> Json:
     del events["$loved"]["unsigned"]["m.relations"]
     anna["user_directory"]["a"]["@dario:lale.test"] = {"user_id": "@dario:lale.test"}
     anna["search"]["Beet"]["highlights"] = ["Beet"]
+    anna["search"]["Rose"]["highlights"] = ["rose"]
     document["waiting"][f"{ANNA}/PHONE"][0]["message_id"] = "m"
     document["admin"]["user"][ANNA] = {"admin": True, "deactivated": False, "locked": False}
-    document["admin"]["media"][ANNA]["x"].update(authenticated=False, sha256=None, user_id=ANNA)
+    document["admin"]["media"][ANNA]["x"].update(
+        authenticated=False, seen=False, sha256=None, user_id=ANNA
+    )
     document["admin"]["room"][ROOM].update(room_type=None, tombstoned=False)
     return document
 

@@ -1,4 +1,4 @@
-"""Which release is gone to, and which of the built archives is it."""
+"""The tree in use: which built archive is the release's, and where things stand."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from saltworks import releases
+from saltworks import bank, registry, releases, telling
 from saltworks.errors import Refused
 from saltworks.tree import Tree
 
+from tests import cluster
+from tests.render.stages import AFTER_M3
 from tests.unit.modules.minion_modules import load
 
 VERSION = "1.163.2"
@@ -105,3 +107,18 @@ def test_a_target_without_a_lock_is_refused_with_what_there_is(tree: Tree) -> No
     releases.lock(tree.root, VERSION).unlink()
     with pytest.raises(Refused, match="no lock of any release; locked are: none"):
         releases.target(tree.root)
+
+
+def test_where_things_stand_has_the_members_and_who_is_being_told(tmp_path: Path) -> None:
+    opts = {"id": "salt_master", "config_dir": str(tmp_path), "extension_modules": ""}
+    tree = Tree(tmp_path / "tree", {**opts, "cachedir": str(tmp_path)}, str(tmp_path / "records"))
+    bank.write(tree.store, "placement", AFTER_M3)
+    row = cluster.member("writer-1", "writer", 1)
+    bank.write(tree.store, registry.RECORD, registry.rows({"writer-1": row}))
+    at = tree.placement(cluster.WORKER_MAP)
+    assert (at.members, at.telling, at.stopped) == ((row,), (), ())
+    told: dict[str, Any] = {"stop": {"synapse": ["synapse"]}, "apply": [["synapse"]]}
+    for changed in (False, True):
+        bank.write(tree.store, telling.TOLD, {"writer-1": {**told, "changed": changed}})
+        at = tree.placement(cluster.WORKER_MAP)
+        assert (at.telling, at.stopped) == (("writer-1",), () if changed else ("synapse",))

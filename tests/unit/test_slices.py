@@ -7,10 +7,10 @@ import re
 from typing import Any
 
 import pytest
-from saltworks import plan, slices, synapse_config
+from saltworks import milestone, moves, parts, plan, slices, synapse_config
 from saltworks.errors import Problem, Refused
 
-from tests.render.stages import MAP, PLACEMENTS, SQLITE
+from tests.render.stages import M3_PLACEMENTS, MAP, PLACEMENTS, SQLITE
 
 ON_SQLITE: dict[str, Any] = {**MAP, "synapse": {**MAP["synapse"], "database": SQLITE}}
 ALONE: dict[str, Any] = {
@@ -197,14 +197,35 @@ def test_orchestrations_know_the_roles_and_no_secret() -> None:
     assert known["front"] == "proxy"
 
 
+def test_each_part_is_a_milestone_with_a_title_and_its_place_is_recorded() -> None:
+    known = slices.for_orchestrations(MAP, AS_FOUND, {})["saltworks"]
+    names = [row["milestone"] for row in known["parts"].values()]
+    assert [name for name in milestone.AFTER if "." in name] == names
+    assert [f"m3.{name}" for name in known["m3"]] == milestone.parts_of("m3") == names[:-1]
+    assert set(milestone.TITLES) == {*milestone.AFTER, "m3"}
+    for name in parts.PARTS:
+        assert parts.moved(AS_FOUND) == []
+        moved = plan.Placement.recorded(MAP, {name: "there"})
+        assert parts.moved(moved) == [parts.PARTS[name]]
+
+
+def test_the_configuration_before_a_window_is_kept_as_long_as_the_window() -> None:
+    def kept(stage: str) -> bool:
+        placed = plan.Placement.recorded(MAP, M3_PLACEMENTS[stage])
+        row = slices.slice_for(MAP, placed, "synapse", lambda name: name)["synapse"]
+        return bool(row.get("keep_previous"))
+
+    stages = ("database upcoming", "database moving", "database moved", "auth going back")
+    assert [kept(stage) for stage in stages] == [False, True, False, False]
+
+
 def test_the_move_leaves_and_arrives_with_what_the_formulas_prepared() -> None:
-    move = plan.handover(MAP)
-    assert (move.front, move.old, move.new) == ("proxy", "legacy", "synapse")
-    assert (move.old_target, move.new_target) == ("legacy", "synapse")
+    move = moves.of_synapse(MAP)
+    assert (move.front, move.old.machine, move.new.machine) == ("proxy", "legacy", "synapse")
     door = slice_of("proxy", "moving")["nginx"]["door"]["targets"]
-    assert {move.old_target, move.new_target} <= set(door)
-    assert move.leave == {"service": "synapse", "ports": [plan.PORT]}
-    assert move.arrive["url"] == "http://198.18.0.12:8008"
+    assert {move.old.target, move.new.target} == {"legacy", "synapse"} <= set(door)
+    assert (move.service, move.ports, move.leave) == ("synapse", (plan.PORT,), {})
+    assert move.new.url == "http://198.18.0.12:8008"
     (pull,) = move.arrive["pulls"]
     there = slice_of("synapse", "moving")["transfer"]
     assert there["pulls"]["media"]["destination"] == pull["destination"]
@@ -213,7 +234,7 @@ def test_the_move_leaves_and_arrives_with_what_the_formulas_prepared() -> None:
 
 
 def test_a_sqlite_file_is_copied_where_it_is_fetched_from_and_put_where_it_is_looked_for() -> None:
-    move = plan.handover(ON_SQLITE)
+    move = moves.of_synapse(ON_SQLITE)
     pull = next(row for row in move.arrive["pulls"] if row["source"] == plan.HANDOVER_DIR)
     assert move.leave["sqlite"] == {"source": SQLITE["path"], "directory": pull["source"]}
     assert move.arrive["sqlite"]["directory"] == pull["destination"]
@@ -223,7 +244,7 @@ def test_a_sqlite_file_is_copied_where_it_is_fetched_from_and_put_where_it_is_lo
 
 def test_there_is_no_move_without_machines_to_move_to() -> None:
     with pytest.raises(KeyError, match="proxy"):
-        plan.handover(ALONE)
+        moves.of_synapse(ALONE)
 
 
 def test_ipv6_has_brackets_where_urls_and_sockets_want_them_and_nowhere_else() -> None:
@@ -240,5 +261,5 @@ def test_ipv6_has_brackets_where_urls_and_sockets_want_them_and_nowhere_else() -
     config = synapse_config.homeserver_config(cmap, AS_FOUND, "synapse", lambda name: name)
     assert config["modules"][0]["config"]["uri"] == "ldap://[2001:db8::10]:10389"
     assert config["database"]["args"]["host"] == "2001:db8::10"
-    assert plan.handover(cmap).arrive["url"] == "http://[2001:db8::12]:8008"
+    assert moves.of_synapse(cmap).new.url == "http://[2001:db8::12]:8008"
     assert slice_of("legacy", "as found", cmap)["legacy"]["found_url"] == "http://[::1]:8008"

@@ -1,5 +1,5 @@
 # salt-run state.orchestrate orch.m3.auth
-{%- from 'orch/m3/part.jinja' import achieved with context %}
+{%- from 'orch/part.jinja' import achieved with context %}
 
 include:
   - orch.m3.auth.apply

@@ -1,5 +1,5 @@
 # M3.database: the database on a machine of its own.
-{%- from 'orch/m3/part.jinja' import applied with context %}
+{%- from 'orch/part.jinja' import applied with context %}
 
 include:
   - orch.m3.database.precheck

@@ -1,3 +1,3 @@
 # What the way back needs is retired; first: salt-run milestone.arm m3.database.finalize
-{%- from 'orch/m3/part.jinja' import finalized with context %}
+{%- from 'orch/part.jinja' import finalized with context %}
 {{ finalized('database') }}

@@ -1,5 +1,5 @@
 # M3.media: the media store on a machine of its own.
-{%- from 'orch/m3/part.jinja' import applied with context %}
+{%- from 'orch/part.jinja' import applied with context %}
 
 include:
   - orch.m3.media.precheck

@@ -29,3 +29,10 @@ def read(store: Store, key: str) -> dict[str, Any]:
 def write(store: Store, key: str, row: Mapping[str, Any]) -> None:
     """Replace one record."""
     store.store(BANK, key, dict(row))
+
+
+def update(store: Store, key: str, **values: Any) -> dict[str, Any]:
+    """Change some values of one record; the whole record as it is then."""
+    row = {**read(store, key), **values}
+    write(store, key, row)
+    return row

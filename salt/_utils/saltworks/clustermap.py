@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Mapping
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,19 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 
 from .errors import Problem
+from .worker_table import table
 
 #: Roles of which a cluster has exactly one machine at this stage.
-SINGLE_ROLES = ("legacy", "master", "proxy", "synapse", "database", "storage", "directory")
+SINGLE_ROLES = (
+    "legacy",
+    "master",
+    "proxy",
+    "synapse",
+    "database",
+    "storage",
+    "directory",
+    "redis",
+)
 
 Map = Mapping[str, Any]
 
@@ -52,6 +62,7 @@ def problems(
         return found
     found += _roles(cmap)
     found += _addresses(cmap)
+    found += _workers(cmap)
     if minions is not None:
         found += _unknown_minions(cmap, minions)
     if secrets is not None:
@@ -144,6 +155,26 @@ def _addresses(cmap: Map) -> Iterator[Problem]:
         if other := seen.get(row["address"]):
             yield Problem(place, f"{row['address']} is {other}'s address too", "give each its own")
         seen[row["address"]] = name
+
+
+def _workers(cmap: Map) -> Iterator[Problem]:
+    """What the schema cannot say of workers: their kinds, their networks, what they need."""
+    known = ", ".join(table().kinds)
+    declared = machines_of(cmap, "worker")
+    kinds = {f"machines.{name}.kind": cmap["machines"][name]["kind"] for name in declared}
+    kinds.update({f"workers.{kind}": kind for kind in cmap.get("workers", {})})
+    for place, kind in sorted(kinds.items()):
+        if kind not in table().kinds:
+            yield Problem(f"cluster.{place}", f"{kind!r} is no kind of worker", f"one of {known}")
+    for index, network in enumerate(cmap.get("worker_networks", [])):
+        try:
+            ip_network(network)
+        except ValueError as error:
+            place = f"cluster.worker_networks.{index}"
+            yield Problem(place, f"{error}", "write a network such as 198.18.0.0/24")
+    if kinds and not machines_of(cmap, "redis"):
+        what = "there are workers, and no machine has the role redis, through which they hear"
+        yield Problem("cluster.machines", what, "declare one")
 
 
 def _unknown_minions(cmap: Map, minions: Collection[str]) -> Iterator[Problem]:

@@ -35,6 +35,11 @@ class Refused(Exception):
         self.problems = sorted(set(problems))
         super().__init__(listing(subject, self.problems))
 
+    @property
+    def line(self) -> str:
+        """All of it in one line, for a log."""
+        return "; ".join(map(str, self.problems))
+
 
 def listing(subject: str, problems: Iterable[Problem]) -> str:
     """The operator's text for a list of problems, one a line."""

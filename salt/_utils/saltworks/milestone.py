@@ -7,20 +7,18 @@ epoch (UTC) given by the caller.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from .errors import Problem
+from .lock import stamp
+from .parts import PARTS, of_milestone
 
 #: The milestones in the order of the table, each with what must be achieved before it.
 #: The parts of M3 may go in any order.
 AFTER: Mapping[str, tuple[str, ...]] = {
     "m1": (),
     "m2": ("m1",),
-    "m3.database": ("m2",),
-    "m3.media": ("m2",),
-    "m3.auth": ("m2",),
+    **{part.MILESTONE: part.AFTER for part in PARTS.values()},
 }
 
 TITLES = {
@@ -30,24 +28,13 @@ TITLES = {
     "m3.database": "the database on a machine of its own",
     "m3.media": "the media store on a machine of its own",
     "m3.auth": "the password auth backend on a machine of its own",
+    "m4.workers": "Redis on a machine of its own, and Synapse ready for workers",
 }
 
 #: How long a destructive step stays armed, in seconds.
 CATCH_SECONDS = 60
 
 Record = Mapping[str, Mapping[str, Any]]
-
-
-@dataclass(frozen=True)
-class Owner:
-    """The process that runs a milestone: enough to know whether it still lives."""
-
-    boot_id: str
-    pid: int
-    started: str
-
-    def as_row(self) -> dict[str, Any]:
-        return {"boot_id": self.boot_id, "pid": self.pid, "started": self.started}
 
 
 def parts_of(name: str) -> list[str]:
@@ -87,7 +74,7 @@ def after(name: str) -> tuple[str, ...]:
     return AFTER[name]
 
 
-def begun(record: Record, name: str, owner: Owner, now: float) -> dict[str, Any]:
+def begun(record: Record, name: str, now: float) -> dict[str, Any]:
     """The record's row when a milestone starts, or goes on after its run died.
 
     :raises KeyError: for a name that is no milestone.
@@ -96,15 +83,10 @@ def begun(record: Record, name: str, owner: Owner, now: float) -> dict[str, Any]
     row = dict(record.get(name, {}))
     # What an earlier run showed says nothing about what this one does.
     row.pop("verified", None)
-    row.update(state="running", owner=owner.as_row())
+    row["state"] = "running"
     row.setdefault("started", now)
     row["runs"] = int(row.get("runs", 0)) + 1
     return row
-
-
-def claimed(record: Record, name: str, owner: Owner) -> dict[str, Any]:
-    """The record's row while a milestone is taken back."""
-    return {**record[name], "owner": owner.as_row()}
 
 
 def verified(record: Record, name: str, verdict: str) -> dict[str, Any]:
@@ -118,8 +100,7 @@ def verified(record: Record, name: str, verdict: str) -> dict[str, Any]:
 def ended(record: Record, name: str, state: str, now: float, verdict: str) -> dict[str, Any]:
     """The record's row when a run ended: ``achieved`` or ``rolled-back``."""
     row = dict(record.get(name, {}))
-    for passing in ("owner", "verified"):
-        row.pop(passing, None)
+    row.pop("verified", None)
     row.update(state=state, finished=now, verdict=verdict)
     return row
 
@@ -127,22 +108,6 @@ def ended(record: Record, name: str, state: str, now: float, verdict: str) -> di
 def finalized(record: Record, name: str, now: float) -> dict[str, Any]:
     """The record's row once what the way back needed is gone."""
     return {**record[name], "finalized": now}
-
-
-def running_elsewhere(record: Record, alive: Mapping[str, bool]) -> list[Problem]:
-    """Milestones that another live process is working on.
-
-    :param alive: for each milestone with an owner, whether that process lives.
-    """
-    return [
-        Problem(
-            f"milestone {name}",
-            f"is running already (process {record[name]['owner']['pid']})",
-            "wait for it, or stop that process and run this again",
-        )
-        for name in sorted(alive)
-        if alive[name]
-    ]
 
 
 def catch_problems(
@@ -170,7 +135,7 @@ def catch_problems(
 def return_problems(record: Record, name: str) -> list[Problem]:
     """Why a milestone may not be taken back: it never began, or people use what it made.
 
-    A part of M3 keeps the place that it came from in step until it is finalized, so it goes
+    A part keeps the place that it came from in step until it is finalized, so it goes
     back without loss until then.
 
     :param name: the milestone, such as ``m1``.
@@ -179,7 +144,7 @@ def return_problems(record: Record, name: str) -> list[Problem]:
         return [Problem(f"milestone {name}", "has not begun", "there is nothing to take back")]
     if not is_achieved(record, name):
         return []
-    if name in parts_of("m3"):
+    if of_milestone(name):
         if "finalized" not in record[name]:
             return []
         gone = "is finalized: where it came from is retired for good"
@@ -191,7 +156,7 @@ def return_problems(record: Record, name: str) -> list[Problem]:
 def table(record: Record) -> list[dict[str, str]]:
     """One row a milestone, in order, for the operator's screen."""
     rows = []
-    for name in ("m1", "m2", "m3"):
+    for name in ("m1", "m2", "m3", "m4.workers"):
         rows.append(_whole(record, name) if parts_of(name) else _row(record, name))
         rows += [_row(record, part) for part in parts_of(name)]
     return rows
@@ -224,6 +189,4 @@ def _whole(record: Record, name: str) -> dict[str, str]:
 
 
 def _stamp(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return "" if seconds is None else stamp(seconds)

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import salt.client
 import salt.key
 import salt.utils.jid
-from salt.exceptions import SaltClientError
+from salt.exceptions import SaltException
 
 from .errors import Problem
 
 #: After how many seconds without an answer a machine is asked whether it is still at work.
 ASK_SECONDS = 15
+
+#: For how long machines are waited for at the most that are asked together.
+BOUND_SECONDS = 120.0
+
+#: Between two looks for answers, in seconds.
+LOOK_SECONDS = 0.02
 
 #: How long the master may take to write an answer into its job cache.
 FORGET_SECONDS = 10
@@ -41,9 +47,22 @@ class Machines:
         with salt.key.get_key(dict(self.opts)) as keys:
             return sorted(keys.list_keys().get("minions", []))
 
-    def answering(self, minions: list[str], timeout: int = 10) -> set[str]:
-        """Those of the minions that answer a ping within ``timeout`` seconds."""
-        answers = self._client.cmd(minions, "test.ping", tgt_type="list", timeout=timeout)
+    def answering(
+        self, minions: list[str], timeout: int = 10, patience: int | None = None
+    ) -> set[str]:
+        """Those of the minions that answer a ping within ``timeout`` seconds.
+
+        :param patience: seconds more for those who then say that they are still at it; the
+            master's ``gather_job_timeout`` when nothing is said.
+        :raises MachineError: the master could not be asked.
+        """
+        more = {} if patience is None else {"gather_job_timeout": patience}
+        try:
+            answers = self._client.cmd(
+                minions, "test.ping", tgt_type="list", timeout=timeout, **more
+            )
+        except SaltException as error:
+            raise _unsent("test.ping", minions, error) from error
         return {name for name, answer in answers.items() if answer is True}
 
     def call(
@@ -66,11 +85,51 @@ class Machines:
                 full_return=True,
                 kwarg=kwargs,
             )
-        except SaltClientError as error:
-            raise MachineError(
-                f"{function} could not be sent to {minion}: {error}; is the salt-master up?"
-            ) from error
+        except SaltException as error:
+            raise _unsent(function, [minion], error) from error
         return self._answer(minion, function, answers, timeout)
+
+    def calls(
+        self,
+        minions: Sequence[str],
+        function: str,
+        *args: Any,
+        timeout: int = ASK_SECONDS,
+        bound: float = BOUND_SECONDS,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """:meth:`call` on several machines at once: each one's answer, or its error.
+
+        :param bound: seconds after which no machine is waited for any more, even if it says that
+            it is still at it.
+        """
+        answers: dict[str, Any] = {}
+        end = time.monotonic() + bound
+        try:
+            # The other ways to ask wait as long as a machine says that it is at work.
+            for row in self._client.cmd_iter_no_block(
+                list(minions),
+                function,
+                list(args),
+                tgt_type="list",
+                timeout=timeout,
+                kwarg=kwargs,
+            ):
+                answers.update(row or {})
+                if time.monotonic() > end:
+                    break
+                if not row:
+                    time.sleep(LOOK_SECONDS)
+        except SaltException as error:
+            raise _unsent(function, minions, error) from error
+        waited = bound if time.monotonic() > end else timeout
+        found: dict[str, Any] = {}
+        for minion in minions:
+            try:
+                found[minion] = self._answer(minion, function, answers, waited)
+            except MachineError as error:
+                found[minion] = error
+        return found
 
     def call_unrecorded(
         self, minion: str, function: str, *args: Any, timeout: int = ASK_SECONDS
@@ -103,15 +162,34 @@ class Machines:
             return None, [Problem(minion, str(error), "see the minion's log on that machine")]
 
     @staticmethod
-    def _answer(minion: str, function: str, answers: Any, timeout: int) -> Any:
+    def _answer(minion: str, function: str, answers: Any, seconds: float) -> Any:
         row = (answers or {}).get(minion)
         if not isinstance(row, Mapping) or "ret" not in row:
             raise MachineError(
-                f"{minion} did not answer {function} within {timeout} s; is its salt-minion up?"
+                f"{minion} did not answer {function} within {seconds:g} s; is its salt-minion up?"
             )
         if row.get("retcode"):
-            raise MachineError(f"{function} failed on {minion}: {row['ret']}")
+            raise MachineError(f"{function} failed on {minion}: {_words(row['ret'])}")
         return row["ret"]
+
+
+def _unsent(function: str, minions: Sequence[str], error: SaltException) -> MachineError:
+    return MachineError(
+        f"{function} could not be sent to {', '.join(minions)}: {error}; is the salt-master up?"
+    )
+
+
+def _words(answer: Any) -> Any:
+    """What a state run says of its failed steps; another answer as it is."""
+    if not isinstance(answer, Mapping):
+        return answer
+    steps = [row for row in answer.values() if isinstance(row, Mapping) and "result" in row]
+    failed = [
+        f"{row.get('__id__')}: {row.get('comment')}"
+        for row in steps
+        if row["result"] is False and "requisite failed" not in str(row.get("comment"))
+    ]
+    return "; ".join(failed) or answer
 
 
 def _forget(folder: Path, answer: Path) -> None:

@@ -20,6 +20,13 @@ BOUNDED_LDAP_PACKAGE = {
     "source_hash": "sha256=6392bec471ea91e15ee04410354d05981ef74ec125a193ef6fda024c4ae92103",
 }
 
+#: Tells nginx whose a token is; see formulas/nginx/README.md.
+OWNER = "saltworks_owner.Owner"
+OWNER_PACKAGE = {
+    "source": "salt://synapse/files/plugins/saltworks_owner.py",
+    "source_hash": "sha256=a7608b34bf3b9edef8301f4f29eafb452ca90458137f0381801ae4efeb10c1a2",
+}
+
 _URI = re.compile(r"modules\.(\d+)\.config\.uri(?:\.\d+)?")
 
 
@@ -45,11 +52,20 @@ def rows(cmap: Map) -> list[dict[str, Any]]:
     ]
 
 
+def beside_workers(redis: str) -> list[dict[str, Any]]:
+    """The modules that Synapse needs beside a site's own once it has workers.
+
+    :param redis: the machine through which processes hear of each other; empty: there is one.
+    """
+    return [{"module": OWNER, "config": {}}] if redis else []
+
+
 def plugins(cmap: Map) -> dict[str, dict[str, str]]:
     """Packages beside the release, by the name of what is imported.
 
-    Ours is there as soon as there is an LDAP module, not when it is first used: Synapse's unit
-    names it, and would have to be restarted for it, and once more on the way back.
+    Ours are there before they are first used, that for LDAP as soon as there is an LDAP module:
+    Synapse's unit names them, and it would have to be restarted for them, and once more when a
+    part has been taken back.
     """
     found = {
         str(row["module"]).partition(".")[0]: dict(row["package"])
@@ -58,6 +74,7 @@ def plugins(cmap: Map) -> dict[str, dict[str, str]]:
     }
     if any(row["module"] == LDAP for row in cmap["synapse"].get("modules", [])):
         found[BOUNDED_LDAP.partition(".")[0]] = dict(BOUNDED_LDAP_PACKAGE)
+    found[OWNER.partition(".")[0]] = dict(OWNER_PACKAGE)
     return found
 
 

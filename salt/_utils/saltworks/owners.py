@@ -1,13 +1,24 @@
-"""Which process works on a milestone, and whether it still lives."""
+"""Which process holds the cluster's lock, and whether it still lives."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from .errors import Refused
-from .milestone import Owner, Record, running_elsewhere
+
+@dataclass(frozen=True)
+class Owner:
+    """A process: enough to know whether it still lives."""
+
+    boot_id: str
+    pid: int
+    started: str
+
+    def as_row(self) -> dict[str, Any]:
+        return {"boot_id": self.boot_id, "pid": self.pid, "started": self.started}
 
 
 def this_process() -> Owner:
@@ -16,31 +27,18 @@ def this_process() -> Owner:
     return Owner(_boot_id(), pid, stat_field(pid, 19) or "")
 
 
-def alive_elsewhere(record: Record) -> dict[str, bool]:
-    """For each milestone with an owner, whether that lives and is not who asks.
+def lives(owner: Owner) -> bool:
+    """Whether a process still runs; a number that was given anew is another process."""
+    return owner.boot_id == _boot_id() and stat_field(owner.pid, 19) == owner.started
+
+
+def is_own(owner: Owner) -> bool:
+    """Whether an owner is who asks.
 
     Salt may run a step of an orchestration in a child of the orchestration's own process,
     so the parents of this one are who asks as well.
     """
-    boot, own = _boot_id(), set(_lineage())
-    return {
-        name: owner["boot_id"] == boot
-        and owner["pid"] not in own
-        and stat_field(owner["pid"], 19) == owner["started"]
-        for name, row in record.items()
-        if (owner := row.get("owner"))
-    }
-
-
-def refuse_others(record: Record, what: str) -> None:
-    """Refuse what may not be done while another process works on a milestone.
-
-    :param what: it, as the head of the refusal.
-    :raises Refused: one does.
-    """
-    wrong = running_elsewhere(record, alive_elsewhere(record))
-    if wrong:
-        raise Refused(what, wrong)
+    return lives(owner) and owner.pid in _lineage()
 
 
 def _lineage() -> Iterator[int]:

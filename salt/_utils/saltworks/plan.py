@@ -13,11 +13,18 @@ from typing import Any
 
 from . import clustermap, modules
 from .clustermap import Map
+from .registry import Member
 
 #: Ports of the managed Synapse: all requests, and the long polls apart, so that
 #: requests in flight can be counted without them (see formulas/nginx/README.md).
 PORT = 8008
 POLL_PORT = 8009
+
+#: Where the main process listens to its workers, and where Redis does.
+MAIN_REPLICATION_PORT = 9093
+REDIS_PORT = 6379
+#: Synapse's account in Redis.
+REDIS_USER = "synapse"
 
 #: A relay of the legacy machine listens this far above the port it relays to,
 #: because the service itself may hold the port on every address.
@@ -42,9 +49,6 @@ ARTIFACTS_DIR = "/srv/saltworks-artifacts/releases"
 #: so that what is put there needs no other unit.
 PLUGINS_DIR = "/opt/saltworks/plugins"
 
-#: What M3 moves away from where it was found; each has a module in ``saltworks.parts``.
-MOVED_PARTS = ("database", "media", "auth")
-
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 Secrets = Callable[[str], str]
@@ -53,6 +57,8 @@ Secrets = Callable[[str], str]
 @dataclass(frozen=True)
 class Placement:
     """Which machine serves what, as far as the milestones have come.
+
+    Each of ``saltworks.parts.PARTS`` has a field of its name.
 
     :param synapse: id of the machine on which Synapse runs.
     :param managed: whether it is our release there, or still the one found.
@@ -65,7 +71,15 @@ class Placement:
     :param auth: the same for the password auth provider's backend.
     :param upcoming: what is about to move, part to machine id (empty: back to where it was
         found): Synapse's configuration for then lies beside the one in use.
+    :param held: the part for which Synapse is, or was, stopped in a short window before its copy.
     :param given_up: parts whose place as found is retired for good.
+    :param redis: id of the machine through which Synapse's processes hear of each other; empty:
+        there is one process, and no worker.
+    :param members: the registry's; not part of the record.
+    :param telling: members of whom others are being told, who wait behind the shut door; until
+        that is over no state run opens it. Not part of the record either.
+    :param stopped: machines on which Synapse stays stopped meanwhile, until the registry says
+        the new.
     """
 
     synapse: str
@@ -77,7 +91,12 @@ class Placement:
     media: str = ""
     auth: str = ""
     upcoming: Mapping[str, str] = field(default_factory=dict)
+    held: str = ""
     given_up: tuple[str, ...] = ()
+    redis: str = ""
+    members: tuple[Member, ...] = ()
+    telling: tuple[str, ...] = ()
+    stopped: tuple[str, ...] = ()
 
     @classmethod
     def recorded(cls, cmap: Map, row: Mapping[str, Any]) -> Placement:
@@ -89,9 +108,13 @@ class Placement:
             front=str(row.get("front", legacy)),
             retired=bool(row.get("retired", False)),
             moving=bool(row.get("moving", False)),
-            **{part: str(row.get(part, "")) for part in MOVED_PARTS},
+            database=str(row.get("database", "")),
+            media=str(row.get("media", "")),
+            auth=str(row.get("auth", "")),
             upcoming=dict(row.get("upcoming", {})),
+            held=str(row.get("held", "")),
             given_up=tuple(row.get("given_up", ())),
+            redis=str(row.get("redis", "")),
         )
 
     def next(self) -> Placement:
@@ -110,6 +133,15 @@ class Backend:
 
     def as_pillar(self) -> dict[str, Any]:
         return {"address": self.address, "port": self.port, "poll_port": self.poll_port}
+
+
+#: Longer than a long poll: then every client has been told to come back anew.
+ANNOUNCE_SECONDS = 31
+
+
+def announce_seconds(cmap: Map) -> int:
+    """For how long clients are told, before the door closes, to come back on new connections."""
+    return int(cmap.get("front_door", {}).get("announce_seconds", ANNOUNCE_SECONDS))
 
 
 def drain_port(cmap: Map, placement: Placement) -> int:
@@ -208,63 +240,15 @@ def backup(directory: str, database: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True)
-class Handover:
-    """Synapse's move from one machine to another, with the arguments of each end.
+def worker_sources(cmap: Map, placement: Placement) -> list[str]:
+    """Addresses and networks from which workers ask others: database, Redis, the main process.
 
-    :param front: the machine whose door is held meanwhile.
-    :param old: where it runs.
-    :param new: where it goes.
-    :param leave: arguments of ``synapse_move.leave`` on ``old``.
-    :param arrive: arguments of ``synapse_move.arrive`` on ``new``.
-    :param old_url: base URL on ``old``, for the way back.
-    :param old_target: the door's target for it.
-    :param new_target: the door's target for the new place.
+    As declared, not as registered: who comes or goes changes no other machine's rules.
     """
-
-    front: str
-    old: str
-    new: str
-    leave: Mapping[str, Any]
-    arrive: Mapping[str, Any]
-    old_url: str
-    old_target: str
-    new_target: str
-
-
-def handover(cmap: Map) -> Handover:
-    """The move of M2: from the legacy machine to Synapse's own.
-
-    :raises KeyError: when the proxy or Synapse's machine is not declared.
-    """
-    old = cmap["legacy"]["minion"]
-    new, front = clustermap.the_machine(cmap, "synapse"), clustermap.the_machine(cmap, "proxy")
-    if new is None or front is None:
-        raise KeyError("machines with the roles synapse and proxy")
-    database = cmap["synapse"]["database"]
-    pulls = [
-        {**row, "host": clustermap.address(cmap, old), "key": f"{TRANSFER_DIR}/{name}.key"}
-        for name, row in sorted(transfers(cmap).items())
-    ]
-    leave: dict[str, Any] = {"service": SERVICE, "ports": [PORT]}
-    arrive: dict[str, Any] = {
-        "service": SERVICE,
-        "url": f"http://{endpoint(clustermap.address(cmap, new), PORT)}",
-        "pulls": pulls,
-    }
-    if database["engine"] == "sqlite3":
-        leave["sqlite"] = {"source": database["path"], "directory": HANDOVER_DIR}
-        arrive["sqlite"] = {"directory": HANDOVER_DIR, "destination": SQLITE_PATH, "user": USER}
-    return Handover(
-        front=front,
-        old=old,
-        new=new,
-        leave=leave,
-        arrive=arrive,
-        old_url=f"http://127.0.0.1:{PORT}",
-        old_target="legacy",
-        new_target="synapse",
-    )
+    if not placement.redis:
+        return []
+    declared = [clustermap.address(cmap, name) for name in clustermap.machines_of(cmap, "worker")]
+    return [*declared, *cmap.get("worker_networks", [])]
 
 
 def dsn_host(database: Mapping[str, Any]) -> str:

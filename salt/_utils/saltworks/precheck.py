@@ -5,7 +5,7 @@ Pure. A bad cluster map does not end the checks: those that it still allows are 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from . import (
@@ -39,10 +39,11 @@ def problems(name: str, facts: Facts) -> list[Problem]:
     return survey(name, facts).problems
 
 
-def survey(name: str, facts: Facts) -> Survey:
+def survey(name: str, facts: Facts, first: Collection[str] = ()) -> Survey:
     """Check a milestone.
 
     :param name: the milestone, such as ``m1``.
+    :param first: parts of M3 that the same run moves before it.
     :returns: problems, each once and in order, notes, and how many checks were made.
     :raises KeyError: for a name that is no milestone.
     """
@@ -66,6 +67,12 @@ def survey(name: str, facts: Facts) -> Survey:
     precheck_machines.check(made, name, needs, facts, sound=sound, done=done)
     if needs.upgrades and not done:
         precheck_found.check(made, name, facts)
+    if sound:
+        placement = plan.Placement.recorded(facts.cmap, facts.placement)
+        made.checks += 1
+        made.problems += parts.begin_problems(name, placement, done, first)
+    made.checks += 1
+    made.problems += parts.telling_problems(facts.telling)
     if not done:
         precheck_move.check(made, needs, facts)
         _part(made, name, facts, sound=sound)
@@ -126,13 +133,12 @@ def _role_rows(cmap: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 def _roles(made: Survey, name: str, needs: Needs, facts: Facts, *, sound: bool) -> None:
     if facts.cmap is None:
         return
-    part = parts.of_milestone(name)
-    idle = part if part is not None and sound and part.idle(facts.cmap) else None
+    idle = {part.ROLE for part in parts.PARTS.values() if sound and part.idle(facts.cmap)}
     for role in needs.roles:
         # The map itself must have a legacy machine; that it has none is said above.
         made.must(
             role == "legacy"
-            or (idle is not None and role == idle.ROLE)
+            or role in idle
             or of_role(facts.cmap, role) is not None,
             "cluster.machines",
             f"no machine has the role {role}, which {name.capitalize()} needs",

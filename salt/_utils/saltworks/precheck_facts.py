@@ -77,10 +77,10 @@ NEEDS: Mapping[str, Needs] = {
         leaves_database=True,
     ),
     **{
-        f"m3.{name}": Needs(
-            roles=("master", "legacy", "proxy", "synapse", part.ROLE), runs_synapse=()
+        part.MILESTONE: Needs(
+            roles=("master", *part.CONCERNS, part.ROLE), runs_synapse=()
         )
-        for name, part in parts.PARTS.items()
+        for part in parts.PARTS.values()
     },
 }
 
@@ -95,6 +95,7 @@ class Facts:
     :param accepted: ids of accepted minions.
     :param record: the milestones' record.
     :param placement: the recorded placement.
+    :param telling: members of whom others are being told, or that has failed.
     :param master_salt: version of the master's Salt.
     :param master_python: version of the Python it runs with, as ``(3, 11)``.
     :param machines: id to ``{"facts": machine_facts.read, "asked": t, "answered": t}``,
@@ -121,6 +122,7 @@ class Facts:
     accepted: Collection[str] = ()
     record: Mapping[str, Any] = field(default_factory=dict)
     placement: Mapping[str, Any] = field(default_factory=dict)
+    telling: Sequence[str] = ()
     master_salt: str = ""
     master_python: tuple[int, ...] = ()
     machines: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

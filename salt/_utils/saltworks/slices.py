@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from . import clustermap, milestone, modules, parts
+from . import clustermap, milestone, modules, parts, worker_slices, workers
 from .clustermap import SINGLE_ROLES as ROLES
 from .clustermap import Map
 from .plan import (
@@ -20,6 +20,7 @@ from .plan import (
     USER,
     Placement,
     Secrets,
+    announce_seconds,
     backends,
     backup,
     door_target,
@@ -48,18 +49,20 @@ def slice_for(
     :param artifact: ``source`` and ``source_hash`` of the built release, if built.
     :param host_keys: ssh host key line of machines, by id.
     """
-    row = cmap["machines"].get(minion)
+    row = cmap["machines"].get(minion) or _member_row(placement, minion)
     if row is None:
         return {}
+    machines = {**cmap["machines"], minion: row}
     slices: dict[str, Any] = {
         "saltworks": {"cluster": cmap["name"], "minion": minion, "role": row["role"]},
-        "base": {"hosts": {name: m["address"] for name, m in sorted(cmap["machines"].items())}},
+        "base": {"hosts": {name: m["address"] for name, m in sorted(machines.items())}},
     }
     per_role = {
         "master": _master_slice,
         "legacy": _legacy_slice,
         "proxy": _proxy_slice,
         "synapse": _synapse_slice,
+        "worker": _worker_slice,
         **{role: part.machine for role, part in parts.ROLES.items()},
     }[row["role"]]
     extra = per_role(cmap, placement, minion, secret)
@@ -83,6 +86,7 @@ def for_orchestrations(
     :param record: the milestones' record.
     """
     machines = {role: clustermap.the_machine(cmap, role) if cmap else None for role in ROLES}
+    of_m3 = milestone.parts_of("m3")
     return {
         "saltworks": {
             "machines": {role: name or "" for role, name in machines.items()},
@@ -92,15 +96,26 @@ def for_orchestrations(
             "front": placement.front if placement else "",
             "moving": bool(placement and placement.moving),
             "given_up": list(placement.given_up) if placement else [],
+            "m3": parts.in_order(
+                [name for name, part in parts.PARTS.items() if part.MILESTONE in of_m3], placement
+            ),
             "parts": {
                 name: {
+                    "milestone": part.MILESTONE,
                     "role": part.ROLE,
                     "secrets": dict(part.SECRETS),
                     "key_pairs": list(part.KEY_PAIRS),
                     "idle": bool(cmap and part.idle(cmap)),
+                    "holds": bool(cmap and part.hold(cmap).act),
                     "machine": machines[part.ROLE] or "",
-                    "copies_on": machines[part.COPIES_ON] or "",
-                    "copies_back_on": machines[part.COPIES_BACK_ON] or "",
+                    "resumed": parts.resumed(name, machines[part.ROLE], placement),
+                    "left_over": parts.left_over(name, placement),
+                    "resumed_back": parts.resumed(name, "", placement),
+                    "copies_on": machines.get(part.COPIES_ON) or "",
+                    "copies_back_on": machines.get(part.COPIES_BACK_ON) or "",
+                    "copies": bool(part.COPIES_ON),
+                    "from_legacy": "legacy" in part.CONCERNS,
+                    "concerns": [found for role in part.CONCERNS if (found := machines[role])],
                 }
                 for name, part in parts.PARTS.items()
             },
@@ -149,6 +164,7 @@ def _legacy_slice(cmap: Map, placement: Placement, minion: str, secret: Secrets)
             "backup": backup(cmap["backup"]["directory"], cmap["synapse"]["database"]),
             "background_updates": cmap.get("upgrade", {}).get("background_updates"),
             "drain_port": drain_port(cmap, placement),
+            "announce_seconds": announce_seconds(cmap),
             "url": f"http://127.0.0.1:{PORT}",
             "found_url": f"http://{endpoint(listener['address'], listener['port'])}",
         },
@@ -185,12 +201,29 @@ def _legacy_slice(cmap: Map, placement: Placement, minion: str, secret: Secrets)
     return slices
 
 
+def _member_row(placement: Placement, minion: str) -> dict[str, str] | None:
+    """What the map would say of a machine of a pool, which comes and goes."""
+    for member in placement.members:
+        if member.minion == minion and member.address:
+            return {"role": "worker", "address": member.address}
+    return None
+
+
+def _worker_slice(cmap: Map, placement: Placement, minion: str, secret: Secrets) -> dict[str, Any]:
+    if not workers.of(cmap, placement).of(minion):
+        return worker_slices.nothing_runs()
+    formula = _synapse_base(cmap, placement, secret)
+    return worker_slices.worker(cmap, placement, minion, secret, formula)
+
+
 def _synapse_slice(cmap: Map, placement: Placement, minion: str, secret: Secrets) -> dict[str, Any]:
     here = placement.synapse == minion
     formula = _synapse_formula(cmap, placement, minion, secret)
     formula["service"]["running"] = here
     if placement.upcoming:
         formula["upcoming"] = homeserver_config(cmap, placement.next(), minion, secret)
+        # Of an earlier window nothing may be left that this one would go back to.
+        formula["keep_previous"] = placement.moving
     beside: dict[str, Any] = {}
     beside_states: list[str] = []
     for part in parts.PARTS.values():
@@ -205,11 +238,16 @@ def _synapse_slice(cmap: Map, placement: Placement, minion: str, secret: Secrets
     # The firewall first: from its first moment Synapse listens to nobody else.
     # What is about to move changes unit and modules: Synapse takes that up when it is stopped
     # for it, not before.
-    held = placement.moving or placement.upcoming
+    held = placement.moving or placement.upcoming or minion in placement.stopped
     states = ["base", "firewall", *beside_states, "synapse.prepared" if held else "synapse"]
     return {
         "states": [*states, "transfer.absent" if placement.retired else "transfer"],
-        "firewall": {"ports": {port: list(clients) for port in (PORT, POLL_PORT)}},
+        "firewall": {
+            "ports": {
+                **{port: list(clients) for port in (PORT, POLL_PORT)},
+                **worker_slices.main_ports(cmap, placement),
+            }
+        },
         "synapse": formula,
         **beside,
         "transfer": {
@@ -226,8 +264,10 @@ def _synapse_slice(cmap: Map, placement: Placement, minion: str, secret: Secrets
 
 
 def _proxy_slice(cmap: Map, placement: Placement, minion: str, secret: Secrets) -> dict[str, Any]:
+    # Who opens the door says so elsewhere, as long as something is done behind it.
+    held = placement.moving or placement.telling
     return {
-        "states": ["base", "nginx.loaded" if placement.moving else "nginx"],
+        "states": ["base", "nginx.loaded" if held else "nginx"],
         "nginx": _nginx_slice(cmap, placement, minion, secret, relayed=False),
     }
 
@@ -264,6 +304,7 @@ def _nginx_slice(
             "target": door_target(cmap, placement, minion),
             "targets": {name: row.as_pillar() for name, row in targets.items()},
         },
+        **({} if at_home else worker_slices.nginx(cmap, placement)),
     }
 
 
@@ -271,13 +312,20 @@ def _synapse_formula(
     cmap: Map, placement: Placement, minion: str, secret: Secrets
 ) -> dict[str, Any]:
     return {
+        **_synapse_base(cmap, placement, secret),
+        "config": homeserver_config(cmap, placement, minion, secret),
+    }
+
+
+def _synapse_base(cmap: Map, placement: Placement, secret: Secrets) -> dict[str, Any]:
+    """The pillar ``synapse`` as far as it is the same wherever a process of Synapse runs."""
+    return {
         "version": cmap["releases"]["synapse"],
         "user": USER,
         "group": USER,
         "manage_user": True,
         "config_dir": CONFIG_DIR,
         "data_dir": DATA_DIR,
-        "config": homeserver_config(cmap, placement, minion, secret),
         "plugins": modules.plugins(cmap),
         "certificates": resolve(modules.certificates(cmap), secret),
         "signing_key": secret("signing_key"),

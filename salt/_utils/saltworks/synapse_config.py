@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from . import clustermap, modules, parts
+from . import clustermap, modules, parts, workers
 from .clustermap import Map
 from .plan import (
     CONFIG_DIR,
+    MAIN_REPLICATION_PORT,
     MEDIA_DIR,
     POLL_PORT,
     PORT,
@@ -34,27 +35,57 @@ def homeserver_config(
         what was reached through loopback is reached through the relays.
     :param secret: gives a secret by its name.
     """
+    at_home = minion == cmap["legacy"]["minion"]
+    config = _settings(cmap, placement, at_home)
+    bind = "127.0.0.1" if at_home else clustermap.address(cmap, minion)
+    config["listeners"] = _listeners(bind)
+    if placement.redis and not at_home:
+        config["listeners"].append(workers.replication_listener(bind, MAIN_REPLICATION_PORT))
+        config.update(workers.main_config(cmap, placement, workers.of(cmap, placement)))
+    resolved = resolve(config, secret)
+    assert isinstance(resolved, dict)
+    return resolved
+
+
+#: Settings that no worker needs: who has it may make himself an administrator, with main.
+ONLY_MAIN = ("registration_shared_secret", "registration_shared_secret_path")
+
+
+def worker_settings(
+    cmap: Map, placement: Placement, found: workers.Workers, secret: Secrets, *, media: bool
+) -> dict[str, Any]:
+    """The homeserver.yaml of a machine of workers, which all of them read first.
+
+    :param found: the plan's workers.
+    :param media: whether they serve media, and so have the store's keys.
+    """
+    config = _settings(cmap, placement, at_home=False)
+    config.update(workers.shared_config(cmap, placement, found), enable_media_repo=media)
+    dropped = ONLY_MAIN if media else (*ONLY_MAIN, "media_storage_providers")
+    resolved = resolve({k: v for k, v in config.items() if k not in dropped}, secret)
+    assert isinstance(resolved, dict)
+    return resolved
+
+
+def _settings(cmap: Map, placement: Placement, at_home: bool) -> dict[str, Any]:
+    """What all of Synapse's processes on a machine have in common; secrets are references."""
     legacy = cmap["legacy"]
-    at_home = minion == legacy["minion"]
     config = copy.deepcopy(dict(cmap["synapse"]["settings"]))
     config.update(
         server_name=cmap["server_name"],
-        listeners=_listeners("127.0.0.1" if at_home else clustermap.address(cmap, minion)),
         signing_key_path=f"{CONFIG_DIR}/signing.key",
         log_config=f"{CONFIG_DIR}/log.yaml",
         media_store_path=legacy["media_store_path"] if at_home else MEDIA_DIR,
         database=_database(cmap, at_home),
     )
-    if listed := modules.rows(cmap):
+    if listed := [*modules.rows(cmap), *modules.beside_workers(placement.redis)]:
         config["modules"] = listed
     if not at_home:
         for row in cmap["synapse"].get("loopback", []):
             _relocate(config, row, clustermap.address(cmap, legacy["minion"]))
     for part in parts.moved(placement):
         part.configure(config, cmap, placement)
-    resolved = resolve(config, secret)
-    assert isinstance(resolved, dict)
-    return resolved
+    return config
 
 
 def resolve(value: Any, secret: Secrets) -> Any:

@@ -6,15 +6,18 @@ are loaders over it.
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import salt.cache
 import yaml
 
-from . import bank, clustermap, plan, releases, slices
+from . import bank, clustermap, mutex, plan, registry, releases, slices, telling
 from .errors import Problem, Refused
 from .vault import Vault
 
@@ -68,6 +71,26 @@ class Tree:
             ],
         )
 
+    @contextlib.contextmanager
+    def changing(self, key: str) -> Iterator[dict[str, Any]]:
+        """One record, written back when the block ends if it was changed in it.
+
+        Nobody else changes a record this way meanwhile; a block that raises writes nothing.
+
+        :raises Refused: others held the records' mutex too long.
+        """
+        with mutex.held(Path(self.records) / "records.mutex"):
+            row = bank.read(self.store, key)
+            before = copy.deepcopy(row)
+            yield row
+            if row != before:
+                bank.write(self.store, key, row)
+
+    def user_data(self, pattern: str) -> Path:
+        """The file with the user-data of an invite, as long as that stands."""
+        # No minion id ends with a dash, so none has a pattern's file.
+        return Path(self.records) / "user-data" / f"{pattern.removesuffix('*')}.yaml"
+
     def schema(self) -> dict[str, Any]:
         """The JSON schema of the cluster map."""
         return clustermap.schema(self.root / "pillar" / "schema" / "cluster.schema.json")
@@ -114,7 +137,14 @@ class Tree:
                 "placement",
                 [Problem(self.records, "the record of where Synapse runs is gone", say)],
             )
-        return plan.Placement.recorded(cmap, row)
+        members = registry.of(bank.read(self.store, registry.RECORD))
+        told = bank.read(self.store, telling.TOLD)
+        return replace(
+            plan.Placement.recorded(cmap, row),
+            members=tuple(members.values()),
+            telling=tuple(sorted(told)),
+            stopped=telling.stopped(told),
+        )
 
     def artifact(self, cmap: clustermap.Map) -> dict[str, str] | None:
         """Source and hash of the release built from today's lock, None until it is built.

@@ -24,6 +24,13 @@ SSH_PORT = 22
 ALONE: tuple[list[str], list[int]] = ([plan.SERVICE], [SSH_PORT, plan.PORT, plan.POLL_PORT])
 
 
+def may_serve(placement: Placement) -> tuple[list[str], list[int]]:
+    """:data:`ALONE` as things stand: with Redis, Synapse answers its workers too."""
+    units, ports = ALONE
+    return units, [*ports, *([plan.MAIN_REPLICATION_PORT] if placement.redis else [])]
+
+
+
 @dataclass(frozen=True)
 class Proof:
     """What a milestone must show.
@@ -44,8 +51,13 @@ PROOFS: Mapping[str, Proof] = {
     "m1": Proof(synapse="legacy", front="legacy"),
     "m2": Proof(synapse="synapse", front="proxy", alone="synapse", emptied="legacy"),
     **{
-        f"m3.{name}": Proof(synapse="synapse", front="proxy", alone="synapse", emptied="legacy")
-        for name in parts.PARTS
+        part.MILESTONE: Proof(
+            synapse="synapse",
+            front="proxy",
+            alone="synapse",
+            emptied="legacy" if "legacy" in part.CONCERNS else None,
+        )
+        for part in parts.PARTS.values()
     },
 }
 
@@ -63,10 +75,12 @@ NEXT_STEPS = {
     "media up": "check client_max_body_size and the owner of the media store",
     "media down": "check the owner and the content of the media store",
     "thumbnail": "check the owner of the media store, then journalctl -u synapse",
+    "redis": "see journalctl -u redis-server on its machine, and -u synapse on Synapse's",
     "media store": "see journalctl -u saltworks-storage on its machine, then run this again",
     "old data": "compare the database and the media with the backup before anything else",
     "new database": "see PostgreSQL's log on its machine, and pgstandby.status there",
-    "old database": "see PostgreSQL's log there; without it there is no way back",
+    "old database": "see PostgreSQL's log there, then run orch.m3.database; without it there is "
+    "no way back",
     "content": "go back by orch.m3.database.rollback, keep both machines as they are, and ask",
     "goodbye": "deactivate the users saltworks-verify-* by the admin API",
 }

@@ -2,3 +2,4 @@
 legacy-announced:
   door.announced:
     - name: door
+    - seconds: {{ salt['pillar.get']('legacy:announce_seconds') }}

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import datetime
 import shutil
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.x509.oid import NameOID
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from saltworks import pki
 
 from .cache import locked
 from .process import host
 from .settings import Settings
-
-YEARS = 10
 
 
 @dataclass(frozen=True)
@@ -41,27 +38,10 @@ class Authority:
     def issue(self, names: list[str]) -> tuple[str, str]:
         """A server certificate (with the authority's behind it) and its key, both PEM."""
         self.up()
-        key = ec.generate_private_key(ec.SECP256R1())
-        issuer = x509.load_pem_x509_certificate((self._folder / "ca.pem").read_bytes())
-        signer = serialization.load_pem_private_key((self._folder / "ca.key").read_bytes(), None)
-        assert isinstance(signer, ec.EllipticCurvePrivateKey)
-        certificate = (
-            _builder(names[0], issuer.subject, key.public_key())
-            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(
-                x509.SubjectAlternativeName([x509.DNSName(name) for name in names]), critical=False
-            )
-            .add_extension(
-                x509.ExtendedKeyUsage([x509.oid.ExtendedKeyUsageOID.SERVER_AUTH]), critical=False
-            )
-            .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()),
-                critical=False,
-            )
-            .sign(signer, hashes.SHA256())
-        )
-        chain = _pem(certificate) + _pem(issuer)
-        return chain, _key_pem(key)
+        authority = (self._folder / "ca.pem").read_text()
+        key = (self._folder / "ca.key").read_text()
+        certificate, own_key = pki.issue(authority, key, names, datetime.now(UTC))
+        return certificate + authority, own_key
 
     def trust(self, root: Path) -> None:
         """Make a machine's root trust the authority, as update-ca-certificates would."""
@@ -81,33 +61,11 @@ class Authority:
 
     def _make(self) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
-        key = ec.generate_private_key(ec.SECP256R1())
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Saltworks lab authority")])
-        certificate = (
-            _builder("Saltworks lab authority", name, key.public_key())
-            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-            .add_extension(
-                x509.KeyUsage(
-                    digital_signature=True,
-                    key_cert_sign=True,
-                    crl_sign=True,
-                    content_commitment=False,
-                    key_encipherment=False,
-                    data_encipherment=False,
-                    key_agreement=False,
-                    encipher_only=False,
-                    decipher_only=False,
-                ),
-                critical=True,
-            )
-            .add_extension(
-                x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False
-            )
-            .sign(key, hashes.SHA256())
-        )
-        (self._folder / "ca.key").write_text(_key_pem(key))
+        certificate, key = pki.make_authority("lab authority", datetime.now(UTC))
+        (self._folder / "ca.key").write_text(key)
         (self._folder / "ca.key").chmod(0o600)
-        (self._folder / "ca.pem").write_text(_pem(certificate))
+        # The last: when it is there, all is.
+        (self._folder / "ca.pem").write_text(certificate)
 
 
 def rsa_pair(folder: Path, name: str) -> tuple[bytes, bytes]:
@@ -130,30 +88,3 @@ def rsa_pair(folder: Path, name: str) -> tuple[bytes, bytes]:
             )
         )
     return private.read_bytes(), public.read_bytes()
-
-
-def _builder(
-    name: str, issuer: x509.Name, public: ec.EllipticCurvePublicKey
-) -> x509.CertificateBuilder:
-    now = datetime.datetime.now(datetime.UTC)
-    return (
-        x509.CertificateBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
-        .issuer_name(issuer)
-        .public_key(public)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=365 * YEARS))
-    )
-
-
-def _pem(certificate: x509.Certificate) -> str:
-    return certificate.public_bytes(serialization.Encoding.PEM).decode()
-
-
-def _key_pem(key: ec.EllipticCurvePrivateKey) -> str:
-    return key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    ).decode()

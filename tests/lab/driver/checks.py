@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from . import hostcheck
@@ -16,6 +17,8 @@ from .tree import listed
 
 BIN = Path(sys.executable).parent
 SUITES = ("tests/lint", "tests/unit", "tests/render", "tests/process", "tests/lab", "tests/bench")
+BESIDE = ("tests/process", "tests/lint", "tests/unit", "tests/render")
+"""What needs no machine; first what takes longest, while M1 runs, whose bound bears it best."""
 CODE = ("tests", "salt", "formulas", "orch", "reactor")
 
 
@@ -54,26 +57,31 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PATH": f"{BIN}:{os.environ.get('PATH', '')}"}
 
 
-def pytest_command(lab: Lab, only: str | None, chosen: list[str]) -> list[str]:
-    """The one pytest run, in the lab's namespace.
+def pytest_command(lab: Lab, only: str | None, chosen: Sequence[str]) -> list[str]:
+    """A pytest run, in the lab's namespace.
 
     Args:
         lab: whose namespace.
-        only: ``soak``, ``bench`` or ``m3`` for those alone; None for everything else.
+        only: ``soak`` or ``bench`` for those alone; None for everything else.
         chosen: paths or options instead of all suites.
     """
     suites = [name for name in SUITES if (PROJECT / name).is_dir()]
-    marks = only or "not soak and not bench and not m3"
+    marks = only or "not soak and not bench"
     command = [*lab.network.inside(), sys.executable, "-m", "pytest"]
     command += ["-p", "tests.lab.driver.pytest_plugin", "-m", marks]
-    if only in ("soak", "bench"):
+    if only:
         # What these show is what they are run for.
         command.append("--capture=no")
+    else:
+        # The whole has a bound: where its time goes is to be seen.
+        command.append("--durations=40")
     return [*command, *(chosen or suites)]
 
 
 def test(lab: Lab, prepare: Callable[[], None], only: str | None, chosen: list[str]) -> int:
-    """One pytest run over everything, linters included; its summary is the last word.
+    """All suites, linters included, or those chosen; the last word is pytest's summary.
+
+    Of all of them, those that need no machine run beside the others and are shown at the end.
 
     Args:
         lab: the lab that the tests use.
@@ -86,5 +94,49 @@ def test(lab: Lab, prepare: Callable[[], None], only: str | None, chosen: list[s
     prepare()
     env = environment() | {INSIDE: "1", "SALTWORKS_LAB": str(lab.settings.root)}
     env["SALTWORKS_NETNS"] = lab.settings.netns
-    command = pytest_command(lab, only, chosen)
+    if only or chosen:
+        return _run(pytest_command(lab, only, chosen), env)
+    stages = [*lab.network.inside(), sys.executable, "-m", "tests.lab.stage"]
+    with (
+        # What tests of machines begin with; a test that needs it waits, or makes it itself.
+        beside(lab, "stages", stages, env),
+        beside(lab, "beside", pytest_command(lab, None, BESIDE), env) as others,
+    ):
+        machines = _run(pytest_command(lab, None, [s for s in SUITES if s not in BESIDE]), env)
+        others.wait()
+    print((lab.settings.logs / "beside.log").read_text(), flush=True)
+    print(f"tests of machines: {'ok' if machines == 0 else 'FAILED, see above'}", flush=True)
+    return max(machines, others.returncode)
+
+
+def _run(command: list[str], env: Mapping[str, str]) -> int:
     return subprocess.run(command, cwd=PROJECT, env=env, check=False).returncode
+
+
+@contextlib.contextmanager
+def beside(
+    lab: Lab, name: str, command: list[str], env: Mapping[str, str]
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that gets what the machine has left over, so that no measured second suffers.
+
+    It is ended with the block. Args:
+        lab: in whose logs its output goes.
+        name: of the log, without suffix.
+        command: what to run.
+        env: its environment.
+    """
+    lab.settings.logs.mkdir(parents=True, exist_ok=True)
+    with (lab.settings.logs / f"{name}.log").open("w") as log:
+        process = subprocess.Popen(
+            ["chrt", "--idle", "0", *command],
+            cwd=PROJECT,
+            env=env,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.terminate()
+            process.wait(60)

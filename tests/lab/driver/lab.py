@@ -17,7 +17,7 @@ from .mirror import Mirror
 from .network import Network
 from .process import host
 from .saltaccess import OnEvent, SaltAccess
-from .settings import ADDRESSES, GATEWAY, MASTER, PREFIX, Settings
+from .settings import ADDRESSES, GATEWAY, MASTER, PREFIX, WORKERS, Settings
 
 NETWORK_CONF = """\
 [Match]
@@ -73,6 +73,7 @@ class Lab:
             LabError: for a name that is neither known nor given an address.
         """
         known = self.settings.addresses
+        address = address or WORKERS.get(name)
         if address is not None:
             known[name] = address
         if name not in known:
@@ -92,6 +93,10 @@ class Lab:
     def machines(self) -> list[LabMachine]:
         """Every known machine: those of the plan and those made since."""
         return [self.machine(name) for name in self.settings.addresses]
+
+    def acceptable(self) -> list[str]:
+        """Machines whose keys the master has accepted, whatever they show; workers must join."""
+        return [name for name in self.settings.addresses if name not in WORKERS]
 
     @property
     def any_running(self) -> bool:
@@ -171,6 +176,7 @@ class Lab:
         self,
         target: str,
         fun: str,
+        /,
         *args: Any,
         timeout: float = 60,
         check: bool = True,
@@ -224,12 +230,11 @@ class LabMachine(Machine):
         (self.home / "address").write_text(self.address)
         self.lay([*layers, base])
         self._write_identity(base)
-        minions = list(self.settings.addresses)
-        saltaccess.configure(self.settings, self.name, self.root, minions)
+        saltaccess.configure(self.settings, self.name, self.root, lab.acceptable())
         lab.authority.trust(self.root)
         (self.home / "created").touch()
         master = lab.machine(MASTER)
-        if self.name not in ADDRESSES and master.running:
+        if self.name in lab.acceptable() and master.running:
             SaltAccess(self.settings, master).accept(self.name)
         return self
 

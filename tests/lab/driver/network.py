@@ -47,8 +47,17 @@ class Network:
         return ["ip", "netns", "exec", self.settings.netns]
 
     def up(self) -> None:
-        """Make what is missing: namespace, bridge, name server."""
+        """Make what is missing: namespace, bridge, name server.
+
+        Raises:
+            LabError: when the namespace is another lab's.
+        """
         name = self.settings.netns
+        if other := self.tenant():
+            raise LabError(
+                f"the network namespace {name} is the lab's in {other}: `make clean-lab` there, or "
+                "choose another one here by SALTWORKS_NETNS"
+            )
         if not self.exists:
             host(["ip", "netns", "add", name])
         if not self._ip(["link", "show", BRIDGE], check=False).ok:
@@ -86,6 +95,19 @@ class Network:
         """Process id of this lab's name server, or 0."""
         wanted = f"--addn-hosts={self._dns / 'hosts'}".encode()
         return next((pid for pid, words in command_lines() if wanted in words), 0)
+
+    def tenant(self) -> str:
+        """Folder of another lab whose name server is in this namespace; empty: none."""
+        option, rest = "--addn-hosts=", "/dns/hosts"
+        for pid, words in command_lines():
+            for word in map(os.fsdecode, words):
+                folder = word.removeprefix(option).removesuffix(rest)
+                if word != f"{option}{folder}{rest}" or folder == str(self.settings.root):
+                    continue
+                with contextlib.suppress(OSError):
+                    if os.path.samefile(f"/proc/{pid}/ns/net", self.handle):
+                        return folder
+        return ""
 
     def stop_names(self) -> bool:
         """Stop the name server; True if one ran."""

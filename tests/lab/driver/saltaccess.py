@@ -145,6 +145,7 @@ class SaltAccess:
         self,
         target: str,
         function: str,
+        /,
         *args: Any,
         timeout: float = 60,
         check: bool = True,

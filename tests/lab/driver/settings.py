@@ -25,8 +25,18 @@ ADDRESSES: dict[str, str] = {
     "database": "198.18.0.13",
     "storage": "198.18.0.14",
     "directory": "198.18.0.15",
+    "redis": "198.18.0.16",
 }
 """Machines the lab starts with: name = minion id = hostname, and address."""
+
+WORKERS: dict[str, str] = {
+    "sync-1": "198.18.0.33",
+    "writer-1": "198.18.0.34",
+    "sync-2": "198.18.0.35",
+    "sender-1": "198.18.0.36",
+}
+WORKER_NETWORK = "198.18.0.32/27"
+"""Machines that may join, and where: made when a test wants them, and the master has no key."""
 
 MASTER = "salt"
 

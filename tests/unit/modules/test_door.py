@@ -252,3 +252,16 @@ def test_fence_names_nginx_and_the_places_only() -> None:
     assert all(line.startswith("meta skuid 33 ") for line in lines)
     assert "ip daddr 127.0.0.1 tcp dport 8008" in lines[0]
     assert "ip6 daddr ::1 tcp dport 8009" in lines[1]
+
+
+def test_workers_behind_a_target_are_fenced_and_not_waited_for(host: Host) -> None:
+    path = Path(host.door.ENVIRONMENTS, "old.env")
+    host.door.first_target("old")
+    path.write_text(f"{path.read_text()}FENCE_1=127.0.0.1:1\nFENCE_2=[::1]:2\n")
+    seen: list[tuple[str, int]] = []
+    vars(host.door)["_raise_fence"] = seen.extend
+    host.door.close(fence=True)
+    main = ("127.0.0.1", host.port)
+    assert seen == [main, main, ("127.0.0.1", 1), ("::1", 2)]
+    # Nobody listens at those two: one lost worker does not keep everybody out.
+    assert host.door.open_("old", timeout=1)["changed"]

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import base64
+import os
+from pathlib import Path
+
+import pytest
 
 from tests.unit.modules.minion_modules import load
 
@@ -37,3 +41,34 @@ def test_our_lines_come_first_and_go_without_a_trace() -> None:
     assert other.count("Saltworks begin") == 1
     assert module.hba(other, []) == THEIRS
     assert module.hba(THEIRS, []) == THEIRS
+
+
+def test_who_is_shut_out_stays_so_whatever_else_is_admitted() -> None:
+    line = "hostssl chat us 127.0.0.1/32 scram-sha-256"
+    shut = module.shut_hba(module.hba(THEIRS, [line]), "postgres", "us")
+    assert shut.splitlines()[1:5] == [
+        "local all postgres peer", line, "local all all reject", "host all all all reject",
+    ]  # fmt: skip
+    assert module.shut_hba(shut, "postgres", "us") == shut
+    # Our other lines come behind, and the first that fits decides.
+    wider = module.hba(shut, ["host all all all trust"])
+    assert wider.index("host all all all reject") < wider.index("host all all all trust")
+    assert module.hba(shut, []).startswith(module.SHUT_BEGIN)
+    assert module.hba(module.shut_hba(shut, "", None), []) == THEIRS
+    assert module.shut_hba(THEIRS, "", None) == THEIRS
+
+
+def test_another_text_is_on_the_disk_before_anybody_relies_on_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(
+        "os.fsync", lambda number: synced.append(os.readlink(f"/proc/self/fd/{number}"))
+    )
+    path = tmp_path / "pg_hba.conf"
+    path.write_text("before")
+    path.chmod(0o640)
+    module._rewrite(str(path), "after")
+    assert (path.read_text(), path.stat().st_mode & 0o777) == ("after", 0o640)
+    # The file before it takes the other's place, and then the place itself.
+    assert synced == [f"{path}.new", str(tmp_path)]

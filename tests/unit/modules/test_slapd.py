@@ -16,6 +16,7 @@ from saltworks import pki
 from tests.unit.modules.minion_modules import load
 
 slapd: Any = load("_modules", "slapd")
+ldif: Any = load("_modules", "slapd_ldif")
 
 CONFIG = """dn: cn=config
 objectClass: olcGlobal
@@ -52,25 +53,25 @@ entryCSN: 1
 
 
 def test_entries_are_read_by_their_decoded_names() -> None:
-    found = slapd.entries(DATA)
+    found = ldif.entries(DATA)
     assert list(found) == ["dc=lale,dc=test", "uid=fíona,dc=lale,dc=test"]
-    assert slapd.entries(slapd.text(found)) == found
-    assert slapd.entries("") == {}
+    assert ldif.entries(ldif.text(found)) == found
+    assert ldif.entries("") == {}
     with pytest.raises(CommandExecutionError, match="no LDIF"):
-        slapd.entries("olcSuffix: x")
+        ldif.entries("olcSuffix: x")
 
 
 def test_the_database_is_found_with_what_a_precheck_must_know() -> None:
-    (row,) = slapd.databases(slapd.entries(CONFIG))
+    (row,) = ldif.databases(ldif.entries(CONFIG))
     assert (row["number"], row["backend"], row["suffix"]) == (1, "mdb", "dc=lale,dc=test")
     assert (row["directory"], row["read_only"], row["replica"]) == ("/srv/ldap", True, False)
     replica = CONFIG.replace("olcReadOnly: TRUE", "olcSyncrepl: {0}rid=1 provider=ldap://a")
-    assert slapd.databases(slapd.entries(replica))[0]["replica"] is True
+    assert ldif.databases(ldif.entries(replica))[0]["replica"] is True
 
 
 def test_a_configuration_comes_along_but_for_what_is_the_machine_s_own() -> None:
-    found = slapd.entries(CONFIG)
-    made = slapd.adapted(found)
+    found = ldif.entries(CONFIG)
+    made = ldif.adapted(found, slapd.TLS, slapd.DATA)
     top, data = made["cn=config"], made["olcDatabase={1}mdb,cn=config"]
     assert "olcTLSCertificateFile: /etc/ssl/old.pem" not in top
     assert "olcTLSCertificateKeyFile: /etc/ldap/saltworks/tls.key" in top
@@ -83,23 +84,23 @@ def test_a_configuration_comes_along_but_for_what_is_the_machine_s_own() -> None
     ]
     assert made["olcDatabase={0}config,cn=config"] == found["olcDatabase={0}config,cn=config"]
     # Adapting what is adapted is no other configuration: the two machines can be compared.
-    assert slapd.differing(made, slapd.adapted(made)) == []
+    assert ldif.differing(made, ldif.adapted(made, slapd.TLS, slapd.DATA)) == []
 
 
 def test_equal_is_every_value_in_whatever_order() -> None:
-    found = slapd.entries(DATA)
-    turned = slapd.entries(
+    found = ldif.entries(DATA)
+    turned = ldif.entries(
         DATA.replace("mail: a@lale.test\nmail: b@lale.test", "mail: b@lale.test\nmail: a@lale.test")
     )
-    assert slapd.differing(found, turned) == []
+    assert ldif.differing(found, turned) == []
     for old, new in (("e1NTSEF9eA==", "e1NTSEF9eQ=="), ("mail: a@lale.test\n", "")):
-        changed = slapd.entries(DATA.replace(old, new))
-        assert slapd.differing(found, changed) == ["uid=fíona,dc=lale,dc=test"]
+        changed = ldif.entries(DATA.replace(old, new))
+        assert ldif.differing(found, changed) == ["uid=fíona,dc=lale,dc=test"]
     fewer = dict(list(found.items())[:1])
-    assert slapd.differing(found, fewer) == slapd.differing(fewer, found) != []
-    touched = slapd.entries(DATA.replace("entryCSN: 1", "entryCSN: 2"))
-    assert slapd.differing(found, touched) != []
-    assert slapd.differing(found, touched, slapd.TOUCHED) == []
+    assert ldif.differing(found, fewer) == ldif.differing(fewer, found) != []
+    touched = ldif.entries(DATA.replace("entryCSN: 1", "entryCSN: 2"))
+    assert ldif.differing(found, touched) != []
+    assert ldif.differing(found, touched, slapd.TOUCHED) == []
 
 
 class Slapd:
@@ -110,11 +111,13 @@ class Slapd:
         self.data = folder / "ldap"
         self.data.mkdir()
         (self.data / "data.mdb").write_text("old")
-        self.config = slapd.text(slapd.entries(CONFIG.replace("/srv/ldap", str(self.data))))
+        self.config = ldif.text(ldif.entries(CONFIG.replace("/srv/ldap", str(self.data))))
         self.shown = DATA
         self.calls: list[str] = []
         self.fails = False
-        self.module: Any = load("_modules", "slapd", {"transfer.pull": self._pull})
+        pure = ("entries", "text", "databases", "adapted", "differing")
+        salt = {f"slapd_ldif.{name}": getattr(ldif, name) for name in pure}
+        self.module: Any = load("_modules", "slapd", {**salt, "transfer.pull": self._pull})
         monkeypatch.setattr(self.module, "_slapcat", lambda n: self.shown if n else self.config)
         monkeypatch.setattr(self.module, "_slapadd", self._slapadd)
         monkeypatch.setattr(self.module, "_systemctl", self.calls.append)

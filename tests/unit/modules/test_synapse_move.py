@@ -207,3 +207,36 @@ def test_a_step_that_never_ends_is_waited_for_no_longer() -> None:
         with pytest.raises(CommandExecutionError, match=r"another step.*saltutil\.running"):
             machine.move.stop("synapse")
     assert machine.events == []
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """The configuration in use, with an upcoming one beside it."""
+    path = tmp_path / "homeserver.yaml"
+    path.write_text("old")
+    (tmp_path / "upcoming.yaml").write_text("new")
+    return path
+
+
+def test_a_configuration_is_taken_up_before_synapse_starts_and_put_back_once(
+    config: Path,
+) -> None:
+    machine = Machine(runs=False)
+    machine.fails = {"start"}
+    for _ in range(2):
+        with pytest.raises(CommandExecutionError, match=r"systemctl start synapse\.service failed"):
+            machine.move.arrive("synapse", "http://s:8008", [], config=str(config))
+        assert config.read_text() == "new"
+    assert machine.move.put_back(str(config)) is True
+    assert machine.move.put_back(str(config)) is False
+    assert config.read_text() == "old"
+
+
+def test_without_an_upcoming_configuration_nothing_is_started_or_put_back(config: Path) -> None:
+    machine = Machine(runs=False)
+    (config.parent / "upcoming.yaml").unlink()
+    with pytest.raises(CommandExecutionError, match=r"apply synapse\.prepared to this machine"):
+        machine.move.arrive("synapse", "http://s:8008", [], config=str(config))
+    assert machine.events == []
+    assert machine.move.put_back(str(config)) is False
+    assert config.read_text() == "old"

@@ -128,3 +128,8 @@ def test_release_built_anew_takes_the_old_ones_place(releases: ModuleType, tmp_p
 def test_config_is_not_checked_by_a_release_that_is_not_there(releases: ModuleType) -> None:
     with pytest.raises(CommandExecutionError, match=r"apply synapse\.installed first"):
         releases.check_config("1.163.2", "/etc/synapse/homeserver.yaml", "synapse")
+
+
+def test_a_release_that_is_not_there_is_not_asked_for_an_extra(releases: ModuleType) -> None:
+    with pytest.raises(CommandExecutionError, match=r"apply synapse\.installed first"):
+        releases.lacking("1.163.2", "redis")

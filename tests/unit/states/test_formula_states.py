@@ -81,7 +81,9 @@ class Config:
         assert key == "synapse:config"
         return self.config
 
-    def _check(self, version: str, path: str, user: str, environment: dict[str, str]) -> None:
+    def _check(
+        self, version: str, path: str, user: str, environment: dict[str, str], base: str
+    ) -> None:
         self.checked.append(yaml.safe_load(Path(path).read_text("utf-8")))
         if not self.accepts:
             refuse()

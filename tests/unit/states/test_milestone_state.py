@@ -98,6 +98,12 @@ def test_only_the_precheck_asks_anything_in_test_mode(step: str, runner: str) ->
         assert (done["result"], master.seen) == (None, [])
 
 
+def test_the_precheck_is_told_what_the_same_run_does_first() -> None:
+    master = Master(precheck__milestone="nothing speaks against M3.media")
+    assert master.state.prechecked("m3.media", first=["database"])["result"]
+    assert master.seen == [("precheck.milestone", {"first": ["database"]})]
+
+
 @pytest.mark.parametrize("test", [True, False])
 def test_who_may_go_back_is_asked_in_test_mode_too_but_owns_nothing_then(test: bool) -> None:
     master = Master(test, milestone__check_return="M2 may be taken back")
@@ -168,3 +174,29 @@ def test_a_machine_s_keys_are_made_once() -> None:
     ]
     there = dict.fromkeys(made, False)
     assert Master(**there).state.keyed("directory", {"word": 20}, ["a"])["changes"] == {}
+
+
+@pytest.mark.parametrize(
+    ("step", "runner", "words"),
+    [
+        ("held", "switch.hold", "is ready to be copied"),
+        ("switched", "switch.to", "is there"),
+        ("switched_back", "switch.back", "is there"),
+    ],
+)
+def test_a_window_is_a_change_and_one_that_is_not_needed_is_none(
+    step: str, runner: str, words: str
+) -> None:
+    def answered(answer: Any) -> Any:
+        given: dict[str, Any] = {runner.replace(".", "__"): answer}
+        return getattr(Master(**given).state, step)("database")
+
+    taken = {"changed": True, "window": 2.9}
+    done = answered(taken)
+    assert (done["result"], done["changes"]) == (True, {"moved": taken})
+    assert "2.9 s" in done["comment"]
+    done = answered({"changed": False})
+    assert (done["result"], done["changes"], done["comment"]) == (True, {}, f"database {words}")
+    assert answered(REFUSED)["result"] is False
+    plan = getattr(Master(test=True).state, step)("database")
+    assert (plan["result"], plan["changes"]) == (None, {})

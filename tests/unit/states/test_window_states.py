@@ -127,7 +127,7 @@ CLOSED = {"state": "closed", "target": None}
 
 
 def test_nobody_is_told_where_the_door_is_closed_already() -> None:
-    done = run("door.announced", {"door.status": CLOSED}, "m2")
+    done = run("door.announced", {"door.status": CLOSED}, "m2", seconds=31)
     assert (done["result"], done["changes"]) == (True, {})
 
 
@@ -136,9 +136,11 @@ def test_clients_are_told_before_and_it_counts_as_a_change() -> None:
     done = run("door.announced", answers, "m2", seconds=31)
     assert done["result"] is True
     assert done["changes"] == {"door": {"old": "open", "new": "announced 31 s"}}
-    announced = run("door.announced", {"door.status": OPEN}, "m2", test=True)
+    announced = run("door.announced", {"door.status": OPEN}, "m2", seconds=31, test=True)
     assert (announced["result"], announced["seen"]) == (None, ["door.status"])
-    failed = run("door.announced", {"door.status": OPEN, "door.announce": BROKEN}, "m2")
+    failed = run(
+        "door.announced", {"door.status": OPEN, "door.announce": BROKEN}, "m2", seconds=31
+    )
     assert (failed["result"], failed["changes"]) == (False, {})
 
 

@@ -207,11 +207,13 @@ def _postgresql(
             (*base, "args", "host"), "PostgreSQL is reached through its UNIX socket",
             "before M2 it must listen on 127.0.0.1 as well (listen_addresses)",
         )
-    _postgresql_version(work)
+    if seen := _postgresql_version(work):
+        result["version"] = seen
     return result
 
 
-def _postgresql_version(work: Work) -> None:
+def _postgresql_version(work: Work) -> int:
+    """The major version, which decides how M3 moves it; 0 when it was not asked."""
     number, wanted = work.found.get("postgresql_version"), releases.POSTGRESQL_MINIMUM
     if number is None:
         work.warn(
@@ -223,6 +225,7 @@ def _postgresql_version(work: Work) -> None:
             "PostgreSQL", f"it is {int(number) // 10000}; {work.target} wants {wanted} or newer",
             "upgrade PostgreSQL first; 1.40 runs on 15 as well",
         )
+    return int(number or 0) // 10000
 
 
 def _lost(work: Work, path: tuple[str | int, ...]) -> bool:

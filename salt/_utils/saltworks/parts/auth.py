@@ -9,13 +9,16 @@ from ..clustermap import Map, address, the_machine
 from ..errors import Problem, Refused
 from ..meeting import Check
 from ..modules import BOUNDED_LDAP, directories, left_on_loopback
-from ..plan import AUTHORITY, AUTHORITY_FILE, TRANSFER_DIR, Placement, Secrets
-from .model import Ask, Steps
+from ..plan import AUTHORITY, AUTHORITY_FILE, TRANSFER_DIR, Placement, Secrets, worker_sources
+from .model import Ask, Steps, errors
 
 NAME = "auth"
 ROLE = "directory"
+MILESTONE = "m3.auth"
+AFTER = ("m2",)
 COPIES_ON = "directory"
 COPIES_BACK_ON = "legacy"
+CONCERNS = ("legacy", "proxy", "synapse")
 SECRETS: Mapping[str, int] = {}
 KEY_PAIRS = ("transfer_directory", "transfer_directory-back")
 
@@ -66,6 +69,7 @@ def machine(cmap: Map, placement: Placement, minion: str, secret: Secrets) -> di
         return {"states": ["base"]}
     synapse = the_machine(cmap, "synapse")
     clients = [address(cmap, synapse)] if synapse else []
+    clients += worker_sources(cmap, placement)
     slices: dict[str, Any] = {
         # The firewall first: from its first moment slapd listens to nobody else.
         "states": ["base", "firewall", "directory"],
@@ -127,6 +131,11 @@ def relays(cmap: Map, placement: Placement) -> dict[str, dict[str, Any]]:
     return {}
 
 
+def hold(cmap: Map) -> Steps:
+    """See :class:`saltworks.parts.Part`."""
+    return Steps()
+
+
 def steps(cmap: Map, placement: Placement) -> Steps:
     """See :class:`saltworks.parts.Part`."""
     there = the_machine(cmap, ROLE)
@@ -156,6 +165,11 @@ def steps(cmap: Map, placement: Placement) -> Steps:
         ),
         undo=(Ask(found, "slapd.open"),),
     )
+
+
+def no_return(cmap: Map, placement: Placement) -> list[Problem]:
+    """See :class:`saltworks.parts.Part`."""
+    return []
 
 
 def questions(cmap: Map, placement: Placement) -> Mapping[str, Ask]:
@@ -206,12 +220,7 @@ def checks(cmap: Map, placement: Placement, told: Mapping[str, Any]) -> list[Che
     """See :class:`saltworks.parts.Part`."""
     if not told:
         return []
-    wrong = [
-        str(answer["error"])
-        for answer in told.values()
-        if isinstance(answer, Mapping) and "error" in answer
-    ]
-    if wrong:
+    if wrong := errors(told):
         return [Check("directory", False, "; ".join(wrong))]
     new, found = told["new"], told["found"]
     legacy, suffix = cmap["legacy"]["minion"], new["databases"][0]["suffix"]

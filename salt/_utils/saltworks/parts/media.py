@@ -13,13 +13,16 @@ from .. import clustermap
 from ..clustermap import Map
 from ..errors import Problem
 from ..meeting import Check
-from ..plan import AUTHORITY, AUTHORITY_FILE, MEDIA_DIR, USER, Placement, Secrets
+from ..plan import AUTHORITY, AUTHORITY_FILE, MEDIA_DIR, USER, Placement, Secrets, worker_sources
 from .model import Ask, Steps
 
 NAME = "media"
 ROLE = "storage"
+MILESTONE = "m3.media"
+AFTER = ("m2",)
 COPIES_ON = "synapse"
 COPIES_BACK_ON = "storage"
+CONCERNS = ("legacy", "proxy", "synapse")
 #: S3 keys: an id of two letters is refused by rclone, and 20 and 40 are what AWS has.
 SECRETS: Mapping[str, int] = {"media_access_key": 20, "media_secret_key": 40}
 KEY_PAIRS: tuple[str, ...] = ()
@@ -78,7 +81,14 @@ def machine(cmap: Map, placement: Placement, minion: str, secret: Secrets) -> di
     return {
         # The firewall first: from its first moment the store listens to nobody else.
         "states": ["base", "firewall", "storage"],
-        "firewall": {"ports": {PORT: [clustermap.address(cmap, placement.synapse)]}},
+        "firewall": {
+            "ports": {
+                PORT: [
+                    clustermap.address(cmap, placement.synapse),
+                    *worker_sources(cmap, placement),
+                ]
+            }
+        },
         "storage": {
             "directory": DIRECTORY,
             "bucket": BUCKET,
@@ -144,6 +154,11 @@ def relays(cmap: Map, placement: Placement) -> dict[str, dict[str, Any]]:
     return {}
 
 
+def hold(cmap: Map) -> Steps:
+    """See :class:`saltworks.parts.Part`."""
+    return Steps()
+
+
 def steps(cmap: Map, placement: Placement) -> Steps:
     """See :class:`saltworks.parts.Part`.
 
@@ -157,6 +172,11 @@ def steps(cmap: Map, placement: Placement) -> Steps:
         before = (*([_hash(store)] if store else []), _ask(here, "compare"))
         return Steps(before=before, act=(_ask(here, "settle"),))
     return Steps(before=(_ask(here, "back"),), act=(_ask(here, "back"),))
+
+
+def no_return(cmap: Map, placement: Placement) -> list[Problem]:
+    """See :class:`saltworks.parts.Part`."""
+    return []
 
 
 def questions(cmap: Map, placement: Placement) -> Mapping[str, Ask]:

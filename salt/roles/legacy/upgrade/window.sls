@@ -20,6 +20,7 @@ upgrade-warmed:
 upgrade-announced:
   door.announced:
     - name: door
+    - seconds: {{ legacy.announce_seconds }}
     - require:
         - synapse_db: upgrade-warmed
 

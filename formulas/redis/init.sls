@@ -1,0 +1,4 @@
+include:
+  - redis.installed
+  - redis.configured
+  - redis.running

@@ -1,0 +1,65 @@
+# A machine comes into service. Reconcile runs this, with pillar.worker, the machine.
+{%- set worker = pillar.worker %}
+
+join-begun:
+  worker.begun:
+    - name: {{ worker }}
+
+join-synced:
+  worker.synced:
+    - name: {{ worker }}
+    - require:
+        - worker: join-begun
+
+join-highstate:
+  salt.state:
+    - tgt: {{ worker }}
+    - highstate: true
+    - queue: true
+    - require:
+        - worker: join-synced
+
+join-healthy:
+  worker.healthy:
+    - name: {{ worker }}
+    - require:
+        - salt: join-highstate
+
+join-caught-up:
+  worker.caught_up:
+    - name: {{ worker }}
+    - require:
+        - worker: join-healthy
+
+# Of a stream writer, or one who takes a duty, those concerned are told in this step.
+join-registered:
+  worker.registered:
+    - name: {{ worker }}
+    - require:
+        - worker: join-caught-up
+
+join-front:
+  salt.state:
+    - tgt: {{ pillar.saltworks.front }}
+    - highstate: true
+    - queue: true
+    - require:
+        - worker: join-registered
+
+join-routed:
+  worker.routed:
+    - name: {{ worker }}
+    - require:
+        - salt: join-front
+
+join-served:
+  worker.served:
+    - name: {{ worker }}
+    - require:
+        - worker: join-routed
+
+join-joined:
+  worker.joined:
+    - name: {{ worker }}
+    - require:
+        - worker: join-served

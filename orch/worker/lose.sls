@@ -1,0 +1,16 @@
+# A machine does not answer: what it did is done by others. Reconcile runs this, with
+# pillar.worker, the machine.
+{%- set worker = pillar.worker %}
+
+# Those concerned are told in this step.
+lose-lost:
+  worker.lost:
+    - name: {{ worker }}
+
+lose-front:
+  salt.state:
+    - tgt: {{ pillar.saltworks.front }}
+    - highstate: true
+    - queue: true
+    - require:
+        - worker: lose-lost

@@ -1,0 +1,208 @@
+"""Declared, admitted and healthy against what runs: ``salt-run reconcile.plan``."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import salt.runner
+from saltworks import admission, bank, joins, lock, members, parts, passes, reconcile
+from saltworks.errors import Refused
+from saltworks.keys import Keys
+from saltworks.loaders import refusing
+from saltworks.minions import MachineError, Machines
+from saltworks.tree import Tree
+
+log = logging.getLogger(__name__)
+
+__opts__: dict[str, Any]
+
+#: The orchestrations of actions; what is settled needs none.
+ORCHESTRATIONS: Mapping[str, str] = {
+    what: f"orch.worker.{what}" for what in ("tell", "lose", "join", "leave")
+}
+
+
+@refusing
+def poke() -> str:
+    """A pass is made soon, whoever asks how often; this returns at once.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run reconcile.poke
+    """
+    house = Tree.of(__opts__)
+    if not members.any_known(house):
+        return "nobody was invited, nothing is to be kept"
+    started = passes.poke(house.records, passes.starter(__opts__))
+    return "a pass begins" if started else "a pass will follow the one that runs"
+
+
+@refusing
+def run(handle: int | None = None) -> str:
+    """Make passes until none is wanted, as long as no other process does.
+
+    What has failed is tried again now, not only when its time comes: whoever says this has mended
+    something.
+
+    :param handle: of the mutex, when :func:`poke` started this; then nobody says it.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run reconcile.run
+    """
+    house = Tree.of(__opts__)
+    made = passes.make(house.records, lambda: _pass(house, patient=handle is not None), handle)
+    return f"{made} passes were made" if made else "another process makes them, and one more now"
+
+
+@refusing
+def plan() -> list[str]:
+    """What the next pass would do, in order; nothing is changed.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run reconcile.plan
+    """
+    house = Tree.of(__opts__)
+    now = time.time()
+    seen = members.gathered(house, Keys(__opts__), lambda: Machines(__opts__), now)
+    actions = reconcile.decided(seen, now)
+    return [f"{row.what} {row.minion}: {row.why}" for row in actions]
+
+
+@refusing
+def last() -> dict[str, Any]:
+    """The last pass: when it was, what it did, what it could not do, and who waits for what.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run reconcile.last
+    """
+    return bank.read(Tree.of(__opts__).store, members.PASSES)
+
+
+def _pass(house: Tree, patient: bool = True) -> None:
+    """One pass: see, decide, do one thing, and see again, until nothing is left.
+
+    Nothing is done twice for the same reason: what fails is in the log and in the next pass again.
+
+    :param patient: what has failed before is left alone until its time comes.
+    """
+    began = time.time()
+    done: list[str] = []
+    waits: dict[str, str] = {}
+    tried: set[reconcile.Action] = set()
+    try:
+        while True:
+            now = time.time()
+            seen = members.gathered(house, Keys(__opts__), lambda: Machines(__opts__), now)
+            due = now if patient else math.inf
+            waits = reconcile.waits(seen, due)
+            actions = reconcile.decided(seen, due)
+            action = next((row for row in actions if row not in tried), None)
+            if action is None:
+                if not seen.untold:
+                    # Else it was not looked whether there is still something to be done.
+                    _unblamed(house, {*waits, *(row.minion for row in actions)})
+                break
+            tried.add(action)
+            reason = f"reconcile: {action.what} of {action.minion}"
+            lock.take(house, reason, lock.HOLD_SECONDS)
+            try:
+                # Only now: it may have been opened until then.
+                _no_window(house)
+                done.append(_done(house, seen, action))
+            finally:
+                lock.release(house)
+        members.swept(house, began)
+    except (Refused, MachineError) as error:
+        line = error.line if isinstance(error, Refused) else str(error)
+        log.warning("reconcile: %s", line)
+        done.append(line)
+    with house.changing(members.PASSES) as row:
+        row.update(members.counted(row, began, time.time(), done, waits))
+
+
+def _unblamed(house: Tree, kept: set[str]) -> None:
+    with house.changing(joins.RECORD) as rows:
+        rows.update(joins.unblamed(rows, kept))
+
+
+def _no_window(house: Tree) -> None:
+    """Behind a door that a milestone's dead run has shut nobody else is told, nor let in.
+
+    :raises Refused: a part's window stands open.
+    """
+    cmap = house.map()
+    if cmap is not None and (wrong := parts.open_window(house.placement(cmap))):
+        raise Refused("reconcile", wrong)
+
+
+def _done(house: Tree, seen: reconcile.Seen, action: reconcile.Action) -> str:
+    words = f"{action.what} of {action.minion}, because {action.why}"
+    log.warning("reconcile: %s", words)
+    if action.what == "settle":
+        own = seen.let_in[action.minion]
+        try:
+            admission.settle(house, Keys(__opts__), action.minion, own)
+        except Refused as error:
+            log.warning("reconcile: %s", error.line)
+            return error.line
+        return words
+    answer = _orchestrated(ORCHESTRATIONS[action.what], {"worker": action.minion})
+    why = failures(answer)
+    if why:
+        log.error("reconcile: %s failed: %s", words, "; ".join(why))
+    with house.changing(joins.RECORD) as rows:
+        row = rows.get(action.minion, {})
+        if action.what == "join" and why:
+            rows[action.minion] = joins.ended(row, why, time.time())
+        elif action.what in ("leave", "lose") and (why or "leaving" in row):
+            rows[action.minion] = joins.left(row, action.what, why, time.time())
+    return f"{words}: {'; '.join(why) or 'done'}"
+
+
+def _orchestrated(name: str, pillar: dict[str, Any]) -> Any:
+    """An orchestration's answer.
+
+    With a client and a user of its own: ``state.orchestrate`` goes on as the user whom the last
+    runner was called by, and that of a runner within an orchestration is nobody, whom the master
+    lets do nothing (salt/runners/state.py, ``__user__``; salt/client/mixins.py, ``low``).
+    """
+    with salt.runner.RunnerClient(dict(__opts__)) as client:
+        return client.cmd(
+            "state.orchestrate",
+            [name],
+            pub_data={"user": __opts__["user"]},
+            kwarg={"pillar": pillar},
+            print_event=False,
+        )
+
+
+def failures(answer: Any) -> list[str]:
+    """Why an orchestration failed, one text a step; none when it did not."""
+    if not isinstance(answer, dict) or not isinstance(answer.get("data"), dict):
+        return [str(answer)]
+    if not answer.get("retcode"):
+        return []
+    found = []
+    for rows in answer["data"].values():
+        steps = rows.values() if isinstance(rows, dict) else []
+        found += [
+            f"{row.get('__id__')}: {row.get('comment')}"
+            for row in steps
+            if row.get("result") is False and "requisite failed" not in str(row.get("comment"))
+        ]
+    return found or [str(answer["data"])]

@@ -1,0 +1,97 @@
+"""Steps of a worker machine's join and leave that the master itself takes.
+
+Each is done again without harm: an orchestration that died is run again from its beginning.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from saltworks import steps
+
+__virtualname__ = "worker"
+
+
+def __virtual__() -> str:
+    return __virtualname__
+
+
+def begun(name: str) -> dict[str, Any]:
+    """The machine is a member that joins, and nobody else works on the cluster.
+
+    :param name: its minion id.
+    """
+    return _step(name, "worker.begin", "would join")
+
+
+def synced(name: str) -> dict[str, Any]:
+    """The machine has the project's modules, and its address is in the registry."""
+    return _step(name, "worker.sync", "would get the project's modules")
+
+
+def healthy(name: str) -> dict[str, Any]:
+    """Each of its processes answers several times in a row."""
+    return _step(name, "worker.healthy", "it would be waited until its processes answer")
+
+
+def caught_up(name: str) -> dict[str, Any]:
+    """Its processes hear what the others say, and are as far in every stream as the main one."""
+    return _step(name, "worker.caught_up", "it would be waited until it has caught up")
+
+
+def registered(name: str) -> dict[str, Any]:
+    """The registry says that it may be given requests; those concerned have been told."""
+    return _step(name, "worker.register", "would be ready in the registry")
+
+
+def routed(name: str) -> dict[str, Any]:
+    """The front has been told of it."""
+    return _step(name, "worker.routed", "the front would have it")
+
+
+def served(name: str) -> dict[str, Any]:
+    """Each of its processes has answered a request that came through the front."""
+    return _step(name, "worker.served", "it would be looked whether it answers through the front")
+
+
+def joined(name: str) -> dict[str, Any]:
+    """Its join is recorded as finished."""
+    return _step(name, "worker.finish", "its join would be recorded")
+
+
+def draining(name: str) -> dict[str, Any]:
+    """The registry says that it is given no more requests; those concerned have been told."""
+    return _step(name, "worker.begin_drain", "would be in nobody's routing")
+
+
+def emptied(name: str) -> dict[str, Any]:
+    """What it was asked before has been answered, long polls included."""
+    return _step(name, "worker.emptied", "it would be waited until its long polls have ended")
+
+
+def gone(name: str) -> dict[str, Any]:
+    """The registry says that it is gone; its key too, if the operator asked for that."""
+    return _step(name, "worker.gone", "would be gone in the registry")
+
+
+def lost(name: str) -> dict[str, Any]:
+    """The registry says that a machine is gone that does not answer; those concerned know it."""
+    return _step(name, "worker.lose", "would be gone in the registry")
+
+
+def told(name: str) -> dict[str, Any]:
+    """Others have been told, to its end, of what they were being told of.
+
+    :param name: the member of whom, or a machine that could not be told before.
+    """
+    return _step(name, "worker.tell", "others would be told of it, behind the shut door")
+
+
+def _step(name: str, function: str, words: str) -> dict[str, Any]:
+    if __opts__["test"]:  # type: ignore[name-defined]
+        return steps.ret(name, None, f"{name}: {words}")
+    answer, failed = steps.run(__salt__, function, name)  # type: ignore[name-defined]
+    if failed or not isinstance(answer, dict):
+        return steps.ret(name, False, str(answer))
+    done = steps.ret(name, True, str(answer["said"]))
+    return {**done, "changes": answer["changes"]}

@@ -1,0 +1,79 @@
+"""Which machines the cluster map lets be workers, and of which kind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
+
+from .clustermap import Map
+from .errors import Problem, Refused
+from .invites import matches
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What the map says of a worker's machine.
+
+    :param kind: the worker kind.
+    :param address: its address; empty for a machine of a pool, which has it from elsewhere.
+    """
+
+    kind: str
+    address: str = ""
+
+
+def declared(cmap: Map, minion: str) -> Declared | None:
+    """What the map says of a minion; None when it may not be a worker.
+
+    An id that stands among the machines is that machine and none of a pool.
+    """
+    if row := cmap["machines"].get(minion):
+        if row["role"] != "worker":
+            return None
+        return Declared(row["kind"], row["address"])
+    for kind, pattern in pools(cmap).items():
+        if matches(pattern, minion):
+            return Declared(kind)
+    return None
+
+
+def pools(cmap: Map) -> dict[str, str]:
+    """The pattern of ids of each kind whose machines come and go."""
+    rows = sorted(cmap.get("workers", {}).items())
+    return {kind: row["pool"] for kind, row in rows if "pool" in row}
+
+
+def may_be_invited(cmap: Map, pattern: str) -> bool:
+    """Whether the map lets the machines of an invite be workers: one by its id, or a whole pool."""
+    if pattern.endswith("*"):
+        return any(pattern.startswith(pool[:-1]) for pool in pools(cmap).values())
+    return declared(cmap, pattern) is not None
+
+
+def placed(cmap: Map, minion: str, told: list[str]) -> str:
+    """A worker's address, out of those that its machine says it has.
+
+    What a machine says is believed within what the map lets it say: one address in the workers'
+    networks that is no other machine's.
+
+    :param told: the addresses of its interfaces.
+    :raises Refused: it is not a worker, or has no address that it may have.
+    """
+    row = declared(cmap, minion)
+    if row is None:
+        what = "is no worker in the cluster map"
+        raise Refused("join", [Problem(minion, what, "declare it, or drain it")])
+    if row.address:
+        return row.address
+    networks = cmap.get("worker_networks", [])
+    taken = {machine["address"] for machine in cmap["machines"].values()}
+    own = sorted(
+        address
+        for address in set(told) - taken
+        if any(ip_address(address) in ip_network(network) for network in networks)
+    )
+    if len(own) != 1:
+        among = ", ".join(networks) or "none, say worker_networks"
+        what = f"has {len(own)} addresses of its own in the workers' networks ({among})"
+        raise Refused("join", [Problem(minion, what, "give it one there that nobody else has")])
+    return own[0]

@@ -1,0 +1,3 @@
+include:
+  - redis.absent
+  - firewall.absent

@@ -1,0 +1,4 @@
+include:
+  - synapse.absent
+  - media.absent
+  - firewall.absent
