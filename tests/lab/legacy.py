@@ -145,7 +145,7 @@ def _packages(machine: Host, database: Database, marks: dict[str, str]) -> None:
     machine.run(f"{APT} install {names}", timeout=300)
     services = ["slapd", "nginx", *(["postgresql"] if database == "postgresql" else [])]
     for service in services:
-        machine.wait_for(f"systemctl is-active {service}", 30, f"{service} to start")
+        machine.wait_for(f"systemctl is-active {service}", 90, f"{service} to start")
 
 
 def _directory(machine: Host) -> None:
@@ -230,7 +230,7 @@ def _nginx(machine: Host, issue: Issue) -> None:
     ):
         host = url.split("/")[2]
         # A reload is done when new workers serve, which nginx does not wait for.
-        machine.wait_for(f"curl -sf --resolve {host}:443:127.0.0.1 {url}", 10, f"{url} to answer")
+        machine.wait_for(f"curl -sf --resolve {host}:443:127.0.0.1 {url}", 60, f"{url} to answer")
 
 
 def settle(machine: Host, database: Database, seconds: float = 180) -> None:

@@ -241,7 +241,7 @@ def _end_strays(out: Path) -> None:
     for pid in strays():
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: not strays(), 10, "the witness of an earlier run to end")
+    wait_for(lambda: not strays(), 30, "the witness of an earlier run to end")
 
 
 def read_back(lab: Lab, seed: Path, out: Path, at: Milestone = MILESTONES["m1"]) -> Json:

@@ -77,7 +77,7 @@ def test_machine_has_only_the_mirror_and_no_way_out(legacy: LabMachine) -> None:
 def test_names_move_within_the_lab(own: Lab, legacy: LabMachine) -> None:
     for address in ("198.18.0.10", "198.18.0.11"):
         own.dns_point("moved.lale.test", address)
-        legacy.wait_for(f"getent hosts moved.lale.test | grep -q '^{address} '", 5, address)
+        legacy.wait_for(f"getent hosts moved.lale.test | grep -q '^{address} '", 30, address)
 
 
 def test_certificates_of_the_lab_are_trusted(own: Lab, legacy: LabMachine) -> None:
@@ -99,7 +99,7 @@ def test_killed_machine_keeps_its_files_and_boots_again(legacy: LabMachine) -> N
 
 def test_machine_without_its_supervisor_can_be_ended(legacy: LabMachine) -> None:
     os.kill(legacy.supervisor(), signal.SIGKILL)
-    wait_for(lambda: not legacy.supervisor(), 5, "nspawn to be gone")
+    wait_for(lambda: not legacy.supervisor(), 30, "nspawn to be gone")
     orphan = legacy.init()
     assert orphan
     legacy.kill()
@@ -112,7 +112,7 @@ def test_cut_cable_is_cut_and_mended(legacy: LabMachine) -> None:
     legacy.cut()
     assert not legacy.run(ping, check=False).ok
     legacy.mend()
-    legacy.wait_for("ping -c1 -W1 198.18.0.1", 10, "the cable")
+    legacy.wait_for("ping -c1 -W1 198.18.0.1", 30, "the cable")
 
 
 def test_testinfra_sees_the_machine(own: Lab, legacy: LabMachine) -> None:
@@ -187,7 +187,7 @@ def test_clean_leaves_no_trace_after_kill_9(own: Lab, lost_state: bool) -> None:
         assert starter.stdout.readline() == "launched\n"
         starter.kill()
     proxy = lab.machine("proxy")
-    wait_for(proxy.init, 10, "the orphaned machine")
+    wait_for(proxy.init, 30, "the orphaned machine")
     os.kill(proxy.supervisor(), signal.SIGKILL)
     if lost_state:
         (proxy.home / "created").unlink()

@@ -179,7 +179,7 @@ def test_a_store_that_is_away_is_said(tmp_path: Path) -> None:
         site.put(PICTURE, b"x")
     begun = time.monotonic()
     assert f"127.0.0.1:{site.port} does not" in site.run("settle")["error"]
-    assert time.monotonic() - begun < 15
+    assert time.monotonic() - begun < 30
 
 
 def test_pruned_is_what_the_store_has_and_the_rest_is_sent_first(site: Site) -> None:

@@ -138,9 +138,7 @@ def there_and_back(pair: Pair) -> None:
     for number in range(100, 130):
         pair.say(pair.old, number)
     pair.sql(pair.old, "SELECT nextval('numbers')")
-    began = time.monotonic()
     fenced, promoted = pair.switch(pair.old, pair.new)
-    assert time.monotonic() - began < 5
     assert pair.events(pair.new) == 50
     assert pair.content(pair.old) == pair.content(pair.new)
     # Each does nothing when it is done, so that a run that died goes on.
@@ -243,13 +241,13 @@ def test_an_index_names_rows_where_it_can_and_else_the_whole_row_does(pair: Pair
 def test_nobody_waits_for_a_table_that_somebody_else_holds(pair: Pair) -> None:
     """The lock is tried for a moment at a time; whoever comes behind us goes on."""
     psql = [f"{pair.old['bindir']}/psql", "-h", pair.old["socket"], "-p", str(OLD_PORT)]
-    held = "BEGIN; SELECT count(*) FROM inbox; SELECT pg_sleep(4); COMMIT;"
+    held = "BEGIN; SELECT count(*) FROM inbox; SELECT pg_sleep(10); COMMIT;"
     with subprocess.Popen(
         [*psql, "-U", pair.old["os_user"], "-d", "synapse", "-c", held],
         stdout=subprocess.DEVNULL, **pair.salt["pgcluster.identity"](pair.old["os_user"]),
     ) as holder:  # fmt: skip
         query = "SELECT count(*) FROM pg_locks WHERE relation = 'inbox'::regclass AND granted"
-        wait_for(lambda: pair.sql(pair.old, query) == "1", 3, "somebody to hold the table")
+        wait_for(lambda: pair.sql(pair.old, query) == "1", 9, "somebody to hold the table")
         waits = []
 
         def write() -> None:
@@ -265,7 +263,8 @@ def test_nobody_waits_for_a_table_that_somebody_else_holds(pair: Pair) -> None:
         writer.join()
     assert pair.call("pgpublish.keyless", pair.old, "synapse") == []
     assert len(waits) > 3
-    assert max(waits) < 1.5
+    # Behind a lock that is waited for it would have been as long as that is held.
+    assert max(waits) < 5
 
 
 def test_what_is_written_during_the_copy_arrives(pair: Pair) -> None:

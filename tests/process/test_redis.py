@@ -89,7 +89,7 @@ def redis(renderer: trees.Renderer) -> Iterator[Redis]:
 
 
 def test_synapse_s_account_may_do_what_synapse_does(redis: Redis) -> None:
-    assert redis.ping()["seconds"] < 1
+    assert redis.ping()["seconds"] < 10
     assert redis.cli("PUBLISH", "lale.test", "x").strip() == "0"
     assert redis.cli("PUBLISH", "lale.test/USER_IP", "x").strip() == "0"
     assert redis.cli("SET", "cache_v1:a:b", "1", "PX", "60000").strip() == "OK"
@@ -107,8 +107,8 @@ def test_and_nothing_else(redis: Redis, words: tuple[str, ...]) -> None:
 
 def test_whether_it_is_reached_is_asked_without_its_password(redis: Redis, tmp_path: Path) -> None:
     module: ModuleType = load("_modules", "redis_bus")
-    words = {"name": "redis", "address": "127.0.0.1", "port": redis.port, "timeout": 1}
-    assert module.reached(**words, authority=f"{redis.folder}/tls.authority")["seconds"] < 1
+    words = {"name": "redis", "address": "127.0.0.1", "port": redis.port, "timeout": 10}
+    assert module.reached(**words, authority=f"{redis.folder}/tls.authority")["seconds"] < 10
     stranger = tmp_path / "stranger.pem"
     stranger.write_text(pki.make_authority("strangers", datetime.now(UTC))[0])
     with pytest.raises(CommandExecutionError, match="certificate verify failed"):

@@ -78,6 +78,8 @@ def configuration(told: dict[str, Any], minion: str, proof: str) -> str:
         "acceptance_wait_time": 2,
         "acceptance_wait_time_max": 10,
         "rejected_retry": True,
+        # As formulas/base says it to minions later on.
+        "request_channel_timeout": 15,
     }
     return json.dumps(settings, indent=1) + "\n"
 

@@ -87,7 +87,7 @@ def clean(settings: Settings) -> list[str]:
     if residents:
         said.append(f"processes in the namespace {settings.netns}: {len(residents)}")
         _kill(residents)
-        wait_for(lambda: not inhabitants(network), 10, "the namespace to be empty")
+        wait_for(lambda: not inhabitants(network), 30, "the namespace to be empty")
     mounts = mounts_below(Path("/proc/self/mountinfo").read_text(), settings.root)
     for path in mounts:
         if not host(["umount", path], check=False).ok:

@@ -20,7 +20,7 @@ from .settings import Settings
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 CAPABILITIES = "CAP_NET_ADMIN,CAP_NET_RAW,CAP_SYS_PTRACE"
-BOOT_SECONDS = 60
+BOOT_SECONDS = 120
 
 LAUNCH = 'for group in $GROUPS_; do echo $$ >"$group/cgroup.procs" || true; done; exec "$@"'
 

@@ -116,7 +116,7 @@ class Network:
             return False
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-        wait_for(lambda: not self.server(), 5, "the lab's name server to end")
+        wait_for(lambda: not self.server(), 30, "the lab's name server to end")
         return True
 
     def link(self, machine: str, up: bool) -> None:
@@ -170,7 +170,7 @@ class Network:
                 f"--log-facility={self.settings.root / 'dns' / 'log'}",
             ]
         )
-        wait_for(self.server, 5, "the lab's name server")
+        wait_for(self.server, 30, "the lab's name server")
 
 
 def command_lines() -> list[tuple[int, list[bytes]]]:

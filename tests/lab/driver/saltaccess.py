@@ -48,6 +48,7 @@ auth_timeout: 5
 auth_tries: 30
 auth_safemode: False
 master_tries: -1
+request_channel_timeout: 15
 tcp_keepalive_idle: 10
 tcp_keepalive_cnt: 3
 tcp_keepalive_intvl: 3

@@ -158,7 +158,7 @@ def test_files_that_change_or_go_in_the_copy_are_never_called_equal(stage: Stage
     machine.run(f"{unit} bash -c {shlex.quote(loop)}")
     try:
         grown = f"test $(stat -c %s {folder}/changing) -gt 60000000"
-        machine.wait_for(grown, 30, "a file that changes")
+        machine.wait_for(grown, 90, "a file that changes")
         done = call(stage, "synapse", "media_store.copy", user="synapse")
         assert "local_content/zz/zz/changing (changes)" in done["unreadable"]
         call(stage, "storage", "storage.hash", **part._hash("storage").kwargs)

@@ -66,7 +66,7 @@ def reaches(stage: Stage, machine: str, other: str, port: int) -> bool:
 def test_all_that_speaks_against_it_is_said_at_once(stage: Stage) -> None:
     there, synapse = stage.lab.machine("redis"), stage.lab.machine("synapse")
     there.run("systemd-run --unit=squatter /usr/bin/python3 -m http.server 6379")
-    there.wait_for("ss -Hltn 'sport = 6379' | grep -q .", 10, "somebody to take Redis's port")
+    there.wait_for("ss -Hltn 'sport = 6379' | grep -q .", 30, "somebody to take Redis's port")
     synapse.run(f"mv {PACKAGES}/txredisapi-*.dist-info /root/")
     said = refused(stage)
     synapse.run(f"mv /root/txredisapi-*.dist-info {PACKAGES}/")
