@@ -70,7 +70,8 @@ def test_those_are_asked_whether_they_answer_of_whom_it_matters(tmp_path: Path) 
     tree: Any = house
     found = members.gathered(tree, tree, lambda: tree, 0.0)
     assert asked == ["persister-2", "sync-1", "sync-2"]
-    assert (found.late, found.not_left_before) == ({"sync-1": 5.0}, {"sync-2": 7.0})
+    assert found.late == {"sync-1": 5.0}
+    assert (found.not_left_before, found.not_lost_before) == ({"sync-2": 7.0}, {"sync-1": 7.0})
     assert found.bus
     assert not found.untold
     house.store.rows["placement"] = {**AFTER_M3}

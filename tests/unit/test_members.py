@@ -233,6 +233,9 @@ def test_each_phase_is_the_time_since_the_one_before() -> None:
     assert stays["leaving"] == {
         "what": "leave", "failures": 1, "error": "leave: leave-draining: no", "not_before": 260.0,
     }  # fmt: skip
+    lost = joins.left(stays, "lose", ["no"], 200.0)
+    assert (lost["leaving"]["failures"], lost["leaving"]["not_before"]) == (1, 200.0), "at once"
+    assert joins.left(lost, "lose", ["no"], 200.0)["leaving"]["not_before"] == 260.0
     rows = {"a": stays, "b": stays, "c": later}
     assert joins.unblamed(rows, {"b"}) == {"a": later, "b": stays, "c": later}
     assert joins.left(stays, "leave", [], 300.0) == later

@@ -137,8 +137,14 @@ def test_what_is_not_done_says_what_it_waits_for() -> None:
         ({"not_before": {"sync-1": NOW + 1}}, "its join failed, tried again after 1970-"),
         ({"bus": False}, "a machine with the role redis"),
         ({"out": {"sync-1"}, "not_left_before": {"sync-1": NOW + 1}}, "its leave failed"),
+        (
+            {"out": {"sync-1"}, "answering": (), "not_lost_before": {"sync-1": NOW + 1}},
+            "to go on without it failed, tried again after 1970-",
+        ),
     ]
     for row, words in cases:
+        if "not_lost_before" in row:
+            here = member("draining")
         what = seen(here, **row)
         assert words in waits(what, NOW).get("sync-1", "")
         assert bool(words) == ("sync-1" in waits(what, NOW)) == (done(what) == []), row
@@ -203,3 +209,15 @@ def test_first_what_users_feel_then_who_comes_then_who_goes() -> None:
 def test_a_join_that_fails_is_tried_ever_less_often() -> None:
     waits = [reconcile.next_try(failures, NOW) - NOW for failures in range(1, 8)]
     assert waits == [60, 120, 240, 480, 960, 1800, 1800]
+
+
+def test_a_loss_that_fails_is_tried_again_at_once_then_less_often() -> None:
+    assert [reconcile.next_loss(failures, NOW) - NOW for failures in range(1, 6)] == [
+        0, 60, 120, 120, 120,
+    ]  # fmt: skip
+    dead = {"healthy": {"sync-1": False}, "not_left_before": {"sync-1": NOW + 1}}
+    assert done(seen(member("ready"), **dead)) == [("lose", "sync-1")]
+    later = seen(member("ready"), **dead, not_lost_before={"sync-1": NOW + 1})
+    assert done(later) == []
+    assert "its processes do not answer; to go on without it failed" in waits(later, NOW)["sync-1"]
+    assert decided(later, NOW + 1) != []

@@ -69,12 +69,14 @@ def left(row: Row, what: str, why: list[str], now: float) -> dict[str, Any]:
     """
     if not why:
         return {name: value for name, value in row.items() if name != "leaving"}
-    failures = int(row.get("leaving", {}).get("failures", 0)) + 1
+    before = row.get("leaving", {})
+    failures = 1 + (int(before["failures"]) if before.get("what") == what else 0)
+    retry = reconcile.next_loss if what == "lose" else reconcile.next_try
     failed = {
         "what": what,
         "failures": failures,
         "error": f"{what}: {'; '.join(why)}"[:2000],
-        "not_before": reconcile.next_try(failures, now),
+        "not_before": retry(failures, now),
     }
     return {**row, "leaving": failed}
 

@@ -106,15 +106,20 @@ def gathered(house: Tree, keys: Keys, machines: Callable[[], Machines], now: flo
         healthy=healthy(house, asked) if asked and ready else {},
         answering=asked.answering(sorted(waiting), *patience) if asked and waiting else set(),
         not_before={name: float(row.get("not_before", 0.0)) for name, row in rows.items()},
-        not_left_before={
-            name: float(row["leaving"]["not_before"])
-            for name, row in rows.items()
-            if row.get("leaving", {}).get("what") == "leave"
-        },
+        not_left_before=_not_before(rows, "leave"),
+        not_lost_before=_not_before(rows, "lose"),
         unfinished={name for name in ready if not joins.finished(rows.get(name, {}), known[name])},
         late={name: float(row.get("not_before", 0.0)) for name, row in late.items()},
         bus=bus,
     )
+
+
+def _not_before(rows: Mapping[str, Any], what: str) -> dict[str, float]:
+    return {
+        name: float(row["leaving"]["not_before"])
+        for name, row in rows.items()
+        if row.get("leaving", {}).get("what") == what
+    }
 
 
 def urls(house: Tree) -> dict[str, list[str]]:

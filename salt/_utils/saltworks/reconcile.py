@@ -27,8 +27,11 @@ _JOINS = {
     "gone": "it is back",
 }
 
-#: A join that failed is tried again after so many seconds, each time twice as many, and at most.
+#: What failed is tried again after so many seconds, each time twice as many, and at most.
 RETRY_SECONDS, MOST_RETRY_SECONDS = 60.0, 1800.0
+#: The same of a loss, which is tried again at once for the first time: what a dead writer wrote is
+#: refused until it succeeds, but each try may keep everybody waiting behind the door.
+MOST_LOSS_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Seen:
     :param answering: minions that answer, of those of whom it matters.
     :param not_before: when a join that failed is tried again, seconds since the epoch.
     :param not_left_before: the same of a leave.
+    :param not_lost_before: the same of a loss.
     :param unfinished: members that are ready, whose join did not come to its end.
     :param untold: members of whom others were being told when that was cut.
     :param late: machines that could not be told of something, and when that is tried at the
@@ -62,6 +66,7 @@ class Seen:
     answering: Collection[str] = ()
     not_before: Mapping[str, float] = field(default_factory=dict)
     not_left_before: Mapping[str, float] = field(default_factory=dict)
+    not_lost_before: Mapping[str, float] = field(default_factory=dict)
     unfinished: Collection[str] = ()
     untold: Collection[str] = ()
     late: Mapping[str, float] = field(default_factory=dict)
@@ -153,9 +158,16 @@ def verdicts(
 
 
 def next_try(failures: int, now: float) -> float:
-    """When a join is tried again that failed so many times, seconds since the epoch."""
+    """When something is tried again that failed so many times, seconds since the epoch."""
     wait: float = RETRY_SECONDS * 2 ** max(failures - 1, 0)
     return now + min(wait, MOST_RETRY_SECONDS)
+
+
+def next_loss(failures: int, now: float) -> float:
+    """When a loss is tried again that failed so many times, seconds since the epoch."""
+    if failures == 1:
+        return now
+    return min(next_try(failures - 1, now), now + MOST_LOSS_SECONDS)
 
 
 def _unsettled(seen: Seen, minion: str, key: str) -> bool:
@@ -169,12 +181,12 @@ def _followed(seen: Seen, member: Member, now: float) -> Action | str:
     """What is to be done with a member, or what that waits for; empty when all is well."""
     minion = member.minion
     if member.state == "ready" and not seen.healthy.get(minion, True):
-        return Action("lose", minion, "its processes do not answer")
+        return _lost(seen, minion, "its processes do not answer", now)
     if why := _to_go(seen, member):
         if member.state == "gone":
             return ""
         if member.state != "ready" and minion not in seen.answering:
-            return Action("lose", minion, f"{why}, and it does not answer")
+            return _lost(seen, minion, f"{why}, and it does not answer", now)
         if now < (earliest := seen.not_left_before.get(minion, 0.0)):
             return f"its leave failed, tried again after {stamp(earliest)}"
         return Action("leave", minion, why)
@@ -189,6 +201,12 @@ def _followed(seen: Seen, member: Member, now: float) -> Action | str:
     if now < (earliest := seen.not_before.get(minion, 0.0)):
         return f"its join failed, tried again after {stamp(earliest)}"
     return Action("join", minion, _JOINS[member.state])
+
+
+def _lost(seen: Seen, minion: str, why: str, now: float) -> Action | str:
+    if now < (earliest := seen.not_lost_before.get(minion, 0.0)):
+        return f"{why}; to go on without it failed, tried again after {stamp(earliest)}"
+    return Action("lose", minion, why)
 
 
 def _to_go(seen: Seen, member: Member) -> str:
