@@ -21,14 +21,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from saltworks import plan
+from saltworks import plan, worker_table
 
 from tests.lab import legacy, people, readback, witness
 from tests.lab.driver import PROJECT, Lab, LabError, SaltRunError, wait_for
 from tests.lab.driver.network import command_lines
 from tests.lab.driver.progress import Say
 from tests.lab.driver.saltaccess import OnEvent
-from tests.lab.driver.settings import MASTER, WORKER_NETWORK, WORKERS
+from tests.lab.driver.settings import MASTER, WORKER_NETWORK
 from tests.lab.witness_chat import POLL_SECONDS
 
 Json = dict[str, Any]
@@ -145,9 +145,8 @@ def rows(lab: Lab, names: Iterable[str]) -> dict[str, dict[str, str]]:
 
 def expect_workers(lab: Lab) -> None:
     """Pools for the workers of the lab's plan, with a network that nobody else is in, declared."""
-    kinds = sorted({name.rpartition("-")[0] for name in WORKERS})
     words = {
-        "workers": {kind: {"pool": f"{kind}-*"} for kind in kinds},
+        "workers": {kind: {"pool": f"{kind}-*"} for kind in worker_table.table().kinds},
         "worker_networks": [WORKER_NETWORK],
     }
     edit_map(lab, lambda cluster: cluster.update(words))

@@ -34,6 +34,18 @@ WORKERS: dict[str, str] = {
     "writer-1": "198.18.0.34",
     "sync-2": "198.18.0.35",
     "sender-1": "198.18.0.36",
+    "writer-2": "198.18.0.37",
+    "initial-sync-1": "198.18.0.38",
+    "login-1": "198.18.0.39",
+    "user-directory-1": "198.18.0.40",
+    "client-1": "198.18.0.41",
+    "federation-in-1": "198.18.0.42",
+    "media-1": "198.18.0.43",
+    "persister-1": "198.18.0.44",
+    "federation-out-1": "198.18.0.45",
+    "pusher-1": "198.18.0.46",
+    "background-1": "198.18.0.47",
+    "appservice-1": "198.18.0.48",
 }
 WORKER_NETWORK = "198.18.0.32/27"
 """Machines that may join, and where: made when a test wants them, and the master has no key."""
