@@ -238,7 +238,7 @@ def served(minion: str) -> dict[str, Any]:
     house = _mine("join")
     cmap = movement.map_of(house)
     placement = house.placement(cmap)
-    found = workers.of(cmap, placement).of(minion)
+    found = workers.of(placement).of(minion)
     requests = serving.of_kind(found[0].kind) if found else []
     if not requests:
         return {"said": "nobody asks a worker of its kind anything", "changes": {}}
@@ -280,7 +280,7 @@ def emptied(minion: str) -> dict[str, Any]:
     """Wait until what it was asked is answered, as long as that may take; then it is cut."""
     house = _mine("leave")
     cmap = movement.map_of(house)
-    ports = [row.port for row in workers.of(cmap, house.placement(cmap)).of(minion)]
+    ports = [row.port for row in workers.of(house.placement(cmap)).of(minion)]
     done = Machines(__opts__).call(
         minion, "synapse_worker.emptied", ports, DRAIN_SECONDS, timeout=DRAIN_SECONDS + 15
     )
@@ -321,7 +321,7 @@ def lose(minion: str) -> dict[str, Any]:
     if here:
         # It answers Salt and not the front: it must not go on with what others do from now on.
         cmap = movement.map_of(house)
-        services = telling.services(cmap, house.placement(cmap), minion)
+        services = telling.services(house.placement(cmap), minion)
         _, wrong = machines.attempt(minion, "synapse_worker.stop", services)
         if wrong:
             raise Refused("loss", wrong)

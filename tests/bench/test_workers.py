@@ -47,7 +47,7 @@ def made(size: int) -> tuple[dict[str, float], dict[str, int], dict[str, object]
     assert len(rows) == size
     begun = time.perf_counter()
     placed = cluster.placement(*rows)
-    plan = workers.of(cluster.WORKER_MAP, placed)
+    plan = workers.of(placed)
     shared = workers.shared_config(cluster.WORKER_MAP, placed, plan)
     planned = time.perf_counter()
     files = [yaml.dump(shared, Dumper=yaml.CSafeDumper)] + [

@@ -94,9 +94,7 @@ def registered(
 ) -> dict[str, Endpoints]:
     """What main has, and a process of each kind, as the plan configures it."""
     folder = tmp_path_factory.mktemp("servlets")
-    plan = workers.of(
-        cluster.WORKER_MAP, cluster.placement(*cluster.members(cluster.EACH))
-    )
+    plan = workers.of(cluster.placement(*cluster.members(cluster.EACH)))
     settings = {
         "server_name": "example.org",
         "report_stats": False,
@@ -228,7 +226,7 @@ def test_the_release_accepts_the_files_that_the_plan_makes(
         "settings": {**cluster.WORKER_MAP["synapse"]["settings"], "report_stats": False},
     }}
     placed = cluster.placement(*cluster.members(cluster.EACH))
-    plan = workers.of(cmap, placed)
+    plan = workers.of(placed)
     (tmp_path / "certificates").mkdir()
     authority = pki.make_authority("tests", datetime.now(UTC))[0]
     (tmp_path / "certificates/saltworks.pem").write_text(authority)

@@ -80,7 +80,7 @@ class Homeserver:
 
     @property
     def plan(self) -> workers.Workers:
-        return workers.of(self.cmap, self.placed)
+        return workers.of(self.placed)
 
     def write(self, name: str, config: Any) -> Path:
         """A configuration file, with the places of this test in it."""

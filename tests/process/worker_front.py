@@ -25,7 +25,7 @@ def plan() -> workers.Workers:
     """Two machines of each kind, each on a loopback address of its own."""
     rows = cluster.members(dict.fromkeys(TABLE.kinds, 2))
     there = [replace(row, address=f"127.0.1.{n}") for n, row in enumerate(rows, 1)]
-    return workers.of(cluster.WORKER_MAP, cluster.placement(*there))
+    return workers.of(cluster.placement(*there))
 
 
 @pytest.fixture

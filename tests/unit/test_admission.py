@@ -12,6 +12,7 @@ import pytest
 from saltworks import admission, invites, join_machine, registry
 from saltworks.errors import Refused
 from saltworks.keys import Key
+from saltworks.membership import Declared
 
 from tests.cluster import WORKER_MAP
 from tests.unit.house import Records
@@ -126,7 +127,7 @@ def test_who_is_no_worker_in_the_map_or_a_member_with_another_key_is_refused() -
         with pytest.raises(Refused, match="the cluster map has no worker of that id"):
             admit(House(log, cmap), Keys(log, Key("pending", PUBLIC)))
     house = House(log)
-    other = registry.admitted({}, "sync-2", "sync", "", "f" * 64, "2026-11-26T17:00:00Z")
+    other = registry.admitted({}, "sync-2", Declared("sync"), "f" * 64, "2026-11-26T17:00:00Z")
     house.store.rows["registry"] = registry.rows(other)
     with pytest.raises(Refused, match="is a member with another key"):
         admit(house, Keys(log, Key("pending", PUBLIC)))

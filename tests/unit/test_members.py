@@ -122,10 +122,10 @@ LEFT: dict[str, Any] = {
 def test_what_a_telling_left_is_done_without_those_who_are_gone_or_do_not_answer() -> None:
     rows = cluster.members({"sync": 1, "persister": 2})
     at = placement(*rows)
-    whole = telling.left(WORKER_MAP, at, LEFT)
+    whole = telling.left(at, LEFT)
     assert whole.apply == (("synapse",), ("persister-1", "persister-2", "sync-1"))
     assert set(whole.stop) == {"synapse", "persister-1", "persister-2"}
-    dead = telling.left(WORKER_MAP, at, LEFT, {"persister-2", "sync-1"})
+    dead = telling.left(at, LEFT, {"persister-2", "sync-1"})
     assert dead == Telling(
         {"persister-1": ("synapse-worker@persister-1-1",), "synapse": ("synapse",)},
         (("synapse",), ("persister-1",)),
@@ -134,7 +134,7 @@ def test_what_a_telling_left_is_done_without_those_who_are_gone_or_do_not_answer
         dataclasses.replace(row, state="gone") if row.minion == "persister-2" else row
         for row in rows
     )
-    after = telling.left(WORKER_MAP, placement(*gone), LEFT)
+    after = telling.left(placement(*gone), LEFT)
     assert (names(after), set(after.stop)) == (
         {"synapse", "persister-1", "sync-1"}, {"synapse", "persister-1"},
     )  # fmt: skip
@@ -142,12 +142,12 @@ def test_what_a_telling_left_is_done_without_those_who_are_gone_or_do_not_answer
         dataclasses.replace(row, state="draining") if row.minion == "persister-2" else row
         for row in rows
     )
-    drained = telling.left(WORKER_MAP, placement(*leaves), LEFT)
+    drained = telling.left(placement(*leaves), LEFT)
     assert "persister-2" in drained.stop, "it does not go on with what others do"
     assert "persister-2" not in names(drained)
     # What runs by today's plan is kept alone: a process that there is no more is not waited for.
     odd = {"x": {**LEFT["persister-2"], "stop": {"persister-1": ["synapse-worker@persister-1-7"]}}}
-    assert telling.left(WORKER_MAP, at, odd).stop == {}
+    assert telling.left(at, odd).stop == {}
 
 
 def test_machines_stay_stopped_until_the_registry_says_the_new() -> None:
@@ -164,7 +164,7 @@ def test_who_is_told_later_is_still_there() -> None:
         "synapse": {"services": ["synapse"]},
         "persister-9": {"services": ["synapse-worker@persister-9-1"]},
     }
-    found = telling.late(WORKER_MAP, at, rows)
+    found = telling.late(at, rows)
     assert {name: row["services"] for name, row in found.items()} == {
         "sync-1": [], "persister-1": ["synapse-worker@persister-1-1"], "synapse": ["synapse"],
     }  # fmt: skip
@@ -241,6 +241,7 @@ def test_each_phase_is_the_time_since_the_one_before() -> None:
     assert joins.left(stays, "leave", [], 300.0) == later
     done = joins.ended(again, [], 190.0)
     assert joins.finished(done, one)
+    assert members.admitted_at(dataclasses.replace(one, since="1970-01-01T00:01:00Z")) == 60.0
     assert not joins.finished(done, dataclasses.replace(one, generation=3))
     assert not joins.finished(done, dataclasses.replace(one, state="gone"))
     with pytest.raises(KeyError, match="no phase is called 'lunch'"):
@@ -259,7 +260,7 @@ def test_each_request_that_shows_who_serves_goes_to_the_group_it_is_of() -> None
 
 def test_with_two_machines_of_each_kind_every_process_gets_requests() -> None:
     known = worker_table.table()
-    found = workers.of(WORKER_MAP, placement(*cluster.members(dict.fromkeys(known.kinds, 2))))
+    found = workers.of(placement(*cluster.members(dict.fromkeys(known.kinds, 2))))
     for kind in known.kinds:
         requests = serving.of_kind(kind)
         reached: set[str] = set()

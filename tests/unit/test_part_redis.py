@@ -98,7 +98,7 @@ def test_every_machine_that_it_changes_is_converged(machine: str) -> None:
 
 def test_the_front_routes_from_the_first_worker_on() -> None:
     assert slice_of("proxy", MOVED)["nginx"] == slice_of("proxy", AFTER_M3)["nginx"]
-    assert set(workers.of(MAP, at(MOVED)).routes.values()) == {"main"}
+    assert set(workers.of(at(MOVED)).routes.values()) == {"main"}
     placed = replace(at(MOVED), members=cluster.members({"sync": 1}))
     found = slices.slice_for(MAP, placed, "proxy", lambda name: f"<{name}>")
     assert found["nginx"]["routing"]

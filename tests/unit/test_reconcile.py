@@ -77,6 +77,7 @@ def test_who_was_drained_or_is_no_longer_declared_leaves_and_stays_away() -> Non
         {"out": {"sync-1"}},
         {"declared": {}},
         {"declared": {"sync-1": Declared("persister")}},
+        {"declared": {"sync-1": Declared("sync", processes=2)}},
     ]
     for state in states:
         for gone in reasons:
@@ -84,6 +85,10 @@ def test_who_was_drained_or_is_no_longer_declared_leaves_and_stays_away() -> Non
     assert done(seen(member("draining"))) == [("leave", "sync-1")], "its run died"
     assert done(seen(member("gone"), out={"sync-1"}, let_in={"sync-1": KEY})) == []
     assert done(seen(member("gone"), declared={})) == []
+    # It comes as what it is declared now.
+    for other in (Declared("persister"), Declared("sync", processes=2)):
+        again = seen(member("gone"), declared={"sync-1": other})
+        assert done(again) == [("join", "sync-1")], other
 
 
 def test_who_is_dead_is_lost_though_it_was_to_leave() -> None:
@@ -172,6 +177,8 @@ def test_who_does_not_answer_at_the_front_is_lost_but_not_when_nobody_does() -> 
     assert verdicts(none, (), True) == {"sync-1": False, "sync-2": False}
     assert verdicts(none, (), False) == {}
     assert verdicts(well(sync_1=[False]), (), False) == {}
+    blind = waits(seen(member("ready"), healthy={}, blind="proxy"), NOW)
+    assert blind["proxy"].startswith("cannot say who is healthy")
     lost = decided(seen(member("ready"), healthy={"sync-1": False}), NOW)
     assert lost == [Action("lose", "sync-1", "its processes do not answer")]
 

@@ -7,20 +7,23 @@ from typing import Any
 import pytest
 from saltworks import registry
 from saltworks.errors import Refused
+from saltworks.membership import Declared
 from saltworks.registry import Member
 
 NOW, LATER = "2026-11-26T17:00:00Z", "2026-11-26T17:01:00Z"
 KEY, OTHER = "a" * 64, "b" * 64
+SYNC = Declared("sync", processes=2)
 
 
-def one(state: registry.State = "joining", **row: str) -> dict[str, Member]:
-    member = {"minion": "sync-1", "kind": "sync", "address": "198.18.0.51", "key": KEY, **row}
-    return {member["minion"]: Member(state=state, since=NOW, generation=1, **member)}
+def one(
+    state: registry.State = "joining", minion: str = "sync-1", address: str = "198.18.0.51"
+) -> dict[str, Member]:
+    return {minion: Member(minion, "sync", address, state, NOW, 1, KEY)}
 
 
 def test_a_machine_joins_serves_drains_and_comes_again_a_generation_later() -> None:
-    rows = registry.admitted({}, "sync-1", "sync", "", KEY, NOW)
-    assert rows["sync-1"] == Member("sync-1", "sync", "", "joining", NOW, 1, KEY)
+    rows = registry.admitted({}, "sync-1", SYNC, KEY, NOW)
+    assert rows["sync-1"] == Member("sync-1", "sync", "", "joining", NOW, 1, KEY, 2)
     rows = registry.located(rows, "sync-1", "198.18.0.51")
     for state in ("ready", "draining", "gone"):
         assert rows["sync-1"].state != state
@@ -28,7 +31,7 @@ def test_a_machine_joins_serves_drains_and_comes_again_a_generation_later() -> N
         assert rows["sync-1"].state == state
     assert rows["sync-1"].since == LATER
     # Another key is another machine: it may have the name of one that is gone.
-    again = registry.admitted(rows, "sync-1", "sync", "", OTHER, LATER)["sync-1"]
+    again = registry.admitted(rows, "sync-1", SYNC, OTHER, LATER)["sync-1"]
     assert (again.state, again.generation, again.key) == ("joining", 2, OTHER)
     assert registry.forgotten(rows, "sync-1") == {}
 
@@ -36,9 +39,9 @@ def test_a_machine_joins_serves_drains_and_comes_again_a_generation_later() -> N
 @pytest.mark.parametrize("state", ["joining", "ready", "draining"])
 def test_who_is_a_member_stays_as_it_is_and_nobody_takes_its_name(state: registry.State) -> None:
     rows = one(state)
-    assert registry.admitted(rows, "sync-1", "sync", "", KEY, LATER) == rows
+    assert registry.admitted(rows, "sync-1", SYNC, KEY, LATER) == rows
     with pytest.raises(Refused, match=r"member with another key -> salt-run worker.drain sync-1"):
-        registry.admitted(rows, "sync-1", "sync", "", OTHER, LATER)
+        registry.admitted(rows, "sync-1", SYNC, OTHER, LATER)
     with pytest.raises(Refused, match=f"is {state} -> salt-run worker.drain sync-1 first"):
         registry.forgotten(rows, "sync-1")
 

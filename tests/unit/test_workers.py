@@ -26,8 +26,8 @@ def secret(name: str) -> str:
     return f"<{name}>"
 
 
-def plan_of(*rows: Member, cmap: dict[str, Any] = cluster.WORKER_MAP) -> workers.Workers:
-    return workers.of(cmap, cluster.placement(*rows))
+def plan_of(*rows: Member) -> workers.Workers:
+    return workers.of(cluster.placement(*rows))
 
 
 def data() -> dict[str, Any]:
@@ -74,10 +74,9 @@ def test_every_problem_of_a_table_is_told_at_once() -> None:
 
 
 def test_names_and_ports_of_processes_depend_on_their_machine_alone() -> None:
-    cmap = {**cluster.WORKER_MAP, "workers": {"sync": {"processes": 3}}}
-    one = cluster.member("sync-7", "sync", 7)
-    alone = plan_of(one, cmap=cmap)
-    among = plan_of(*cluster.members({"sync": 5, "client": 3}), one, cmap=cmap)
+    one = replace(cluster.member("sync-7", "sync", 7), processes=3)
+    alone = plan_of(one)
+    among = plan_of(*cluster.members({"sync": 5, "client": 3}), one)
     assert list(alone.processes) == ["sync-7-1", "sync-7-2", "sync-7-3"]
     for name, row in alone.processes.items():
         assert among.processes[name] == row
@@ -99,7 +98,7 @@ def test_only_who_is_ready_has_duties_and_requests(
 
 def test_without_the_bus_there_is_no_worker() -> None:
     placed = replace(cluster.placement(*cluster.members(cluster.EACH)), redis="")
-    found = workers.of(cluster.WORKER_MAP, placed)
+    found = workers.of(placed)
     assert (found.processes, found.pools, found.streams) == ({}, {}, {})
 
 

@@ -71,7 +71,7 @@ def admit(house: Tree, keys: Keys, minion: str, public_key: str, proof: str) -> 
         if why := key_refusal(key, public_key):
             raise _refused(minion, why)
         members = registry.of(bank.read(house.store, registry.RECORD))
-        registry.admitted(members, minion, row.kind, row.address, own, now())
+        registry.admitted(members, minion, row, own, now())
         rows.update(invites.rows({verdict.invite.pattern: verdict.invite}))
         is_new = minion not in known[verdict.invite.pattern].used
     assert key is not None
@@ -106,7 +106,7 @@ def settle(house: Tree, keys: Keys, minion: str, own: str) -> None:
             raise _refused(minion, "Salt does not accept its key; is it a public key?")
     with house.changing(registry.RECORD) as rows:
         members = registry.of(rows)
-        joined = registry.admitted(members, minion, row.kind, row.address, own, now())
+        joined = registry.admitted(members, minion, row, own, now())
         rows.update(registry.rows(joined))
     log.warning("join: %s is admitted as a worker of the kind %s", minion, row.kind)
 

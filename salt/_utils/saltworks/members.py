@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import calendar
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -87,7 +88,7 @@ def gathered(house: Tree, keys: Keys, machines: Callable[[], Machines], now: flo
     bus = bool(placement.redis) and not placement.upcoming
     rows = bank.read(house.store, joins.RECORD)
     out = set(bank.read(house.store, admission.OUT))
-    late = telling.late(cmap, placement, late_rows)
+    late = telling.late(placement, late_rows)
     ready = [name for name, member in known.items() if member.state == "ready"]
     waiting = {*late} | {
         name
@@ -97,13 +98,15 @@ def gathered(house: Tree, keys: Keys, machines: Callable[[], Machines], now: flo
     }
     asked = machines() if ready or waiting else None
     patience = PING_SECONDS, PATIENCE_SECONDS
+    well = healthy(house, asked) if asked and ready else {}
     return Seen(
         members=known,
         declared=declared,
         keys=accepted,
         let_in={**{name: accepted[name] for name in named if name in accepted}, **used},
         out=out,
-        healthy=healthy(house, asked) if asked and ready else {},
+        healthy=well,
+        blind=placement.front if ready and not well else "",
         answering=asked.answering(sorted(waiting), *patience) if asked and waiting else set(),
         not_before={name: float(row.get("not_before", 0.0)) for name, row in rows.items()},
         not_left_before=_not_before(rows, "leave"),
@@ -128,7 +131,7 @@ def urls(house: Tree) -> dict[str, list[str]]:
     if cmap is None:
         return {}
     found: dict[str, list[str]] = {}
-    for process in workers.of(cmap, house.placement(cmap)).processes.values():
+    for process in workers.of(house.placement(cmap)).processes.values():
         url = f"http://{endpoint(process.address, process.port)}"
         found.setdefault(process.machine, []).append(url)
     return found
@@ -206,7 +209,7 @@ def healthy(house: Tree, machines: Machines, tries: int = 3) -> dict[str, bool]:
     cmap = house.map()
     assert cmap is not None
     placement = house.placement(cmap)
-    found = workers.of(cmap, placement)
+    found = workers.of(placement)
     ready: dict[str, dict[str, str]] = {}
     for row in found.processes.values():
         if row.ready:
@@ -239,4 +242,4 @@ def healthy(house: Tree, machines: Machines, tries: int = 3) -> dict[str, bool]:
 
 def admitted_at(member: registry.Member) -> float:
     """When a member came into its state, seconds since the epoch."""
-    return time.mktime(time.strptime(member.since, "%Y-%m-%dT%H:%M:%SZ")) - time.timezone
+    return float(calendar.timegm(time.strptime(member.since, "%Y-%m-%dT%H:%M:%SZ")))

@@ -16,10 +16,12 @@ class Declared:
 
     :param kind: the worker kind.
     :param address: its address; empty for a machine of a pool, which has it from elsewhere.
+    :param processes: how many processes of Synapse it is to run.
     """
 
     kind: str
     address: str = ""
+    processes: int = 1
 
 
 def declared(cmap: Map, minion: str) -> Declared | None:
@@ -30,10 +32,10 @@ def declared(cmap: Map, minion: str) -> Declared | None:
     if row := cmap["machines"].get(minion):
         if row["role"] != "worker":
             return None
-        return Declared(row["kind"], row["address"])
+        return Declared(row["kind"], row["address"], _processes(cmap, row["kind"]))
     for kind, pattern in pools(cmap).items():
         if matches(pattern, minion):
-            return Declared(kind)
+            return Declared(kind, processes=_processes(cmap, kind))
     return None
 
 
@@ -77,3 +79,7 @@ def placed(cmap: Map, minion: str, told: list[str]) -> str:
         what = f"has {len(own)} addresses of its own in the workers' networks ({among})"
         raise Refused("join", [Problem(minion, what, "give it one there that nobody else has")])
     return own[0]
+
+
+def _processes(cmap: Map, kind: str) -> int:
+    return int(cmap.get("workers", {}).get(kind, {}).get("processes", 1))

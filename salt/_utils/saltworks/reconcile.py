@@ -54,6 +54,7 @@ class Seen:
     :param untold: members of whom others were being told when that was cut.
     :param late: machines that could not be told of something, and when that is tried at the
         earliest.
+    :param blind: the front, when it cannot say of anybody whether he is healthy.
     :param bus: whether workers can be at all.
     """
 
@@ -70,6 +71,7 @@ class Seen:
     unfinished: Collection[str] = ()
     untold: Collection[str] = ()
     late: Mapping[str, float] = field(default_factory=dict)
+    blind: str = ""
     bus: bool = True
 
 
@@ -126,6 +128,11 @@ def waits(seen: Seen, now: float) -> dict[str, str]:
         for machine, earliest in seen.late.items()
         if machine not in seen.answering or now < earliest
     }
+    if seen.blind:
+        found[seen.blind] = (
+            "cannot say who is healthy, so nobody is noticed who dies: is its salt-minion up, and "
+            f"does it reach the other machines? salt {seen.blind} test.ping"
+        )
     for minion in seen.declared:
         if minion not in seen.members and minion not in seen.let_in and minion not in seen.out:
             found[minion] = "its key is not accepted: invite it, or accept its key"
@@ -212,9 +219,13 @@ def _lost(seen: Seen, minion: str, why: str, now: float) -> Action | str:
 def _to_go(seen: Seen, member: Member) -> str:
     """Why a member is to leave; empty when it is not."""
     declared = seen.declared.get(member.minion)
-    if declared is None or declared.kind != member.kind:
-        what = "no worker" if declared is None else f"of the kind {declared.kind}"
-        return f"the cluster map says that it is {what}"
+    if declared is None:
+        return "the cluster map says that it is no worker"
+    # One that is gone comes as what it is declared now.
+    if member.state != "gone" and declared.kind != member.kind:
+        return f"the cluster map says that it is of the kind {declared.kind}"
+    if member.state != "gone" and declared.processes != member.processes:
+        return f"the cluster map gives it {declared.processes} processes, not {member.processes}"
     if member.minion in seen.out:
         return "an operator wants it out"
     return "it was on its way out" if member.state == "draining" else ""

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 from .errors import Problem, Refused
+from .membership import Declared
 
 #: Name of the record in the bank.
 RECORD = "registry"
@@ -44,6 +45,8 @@ class Member:
     :param since: when it came into that state, ISO 8601, UTC.
     :param generation: how many times it has joined.
     :param key: SHA-256 fingerprint of the public key that was admitted.
+    :param processes: how many processes of Synapse it runs. Written down as it joins, so that
+        the map says what is to be, and others are told of it like of any machine's coming.
     """
 
     minion: str
@@ -53,6 +56,7 @@ class Member:
     since: str
     generation: int
     key: str
+    processes: int = 1
 
 
 Registry = Mapping[str, Member]
@@ -82,10 +86,11 @@ def rows(registry: Registry) -> dict[str, Any]:
 
 
 def admitted(
-    registry: Registry, minion: str, kind: str, address: str, key: str, now: str
+    registry: Registry, minion: str, declared: Declared, key: str, now: str
 ) -> dict[str, Member]:
     """The registry once a machine with an accepted key joins; a member stays as it is.
 
+    :param declared: what the map says of it.
     :param now: ISO 8601, UTC.
     :raises Refused: it is a member already, with another key.
     """
@@ -97,7 +102,16 @@ def admitted(
             raise Refused("admission", [Problem(minion, what, next_step)])
         return dict(registry)
     generation = known.generation + 1 if known else 1
-    member = Member(minion, kind, address, "joining", now, generation, key)
+    member = Member(
+        minion=minion,
+        kind=declared.kind,
+        address=declared.address,
+        state="joining",
+        since=now,
+        generation=generation,
+        key=key,
+        processes=declared.processes,
+    )
     return {**registry, minion: member}
 
 

@@ -48,7 +48,7 @@ def steps(cmap: Map, old: Placement, new: Placement) -> tuple[Step, ...]:
     destination two senders, and nothing is sent in between (Synapse's docs/workers.md). Main comes
     back before them, because they ask it as they start.
     """
-    before, after = workers.of(cmap, old), workers.of(cmap, new)
+    before, after = workers.of(old), workers.of(new)
     was, will = told(cmap, old, before), told(cmap, new, after)
     concerned = {unit for unit in set(was) & set(will) if was[unit] != will[unit]}
     if not concerned:

@@ -210,7 +210,7 @@ def _member_row(placement: Placement, minion: str) -> dict[str, str] | None:
 
 
 def _worker_slice(cmap: Map, placement: Placement, minion: str, secret: Secrets) -> dict[str, Any]:
-    if not workers.of(cmap, placement).of(minion):
+    if not workers.of(placement).of(minion):
         return worker_slices.nothing_runs()
     formula = _synapse_base(cmap, placement, secret)
     return worker_slices.worker(cmap, placement, minion, secret, formula)

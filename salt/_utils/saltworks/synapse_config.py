@@ -41,7 +41,7 @@ def homeserver_config(
     config["listeners"] = _listeners(bind)
     if placement.redis and not at_home:
         config["listeners"].append(workers.replication_listener(bind, MAIN_REPLICATION_PORT))
-        config.update(workers.main_config(cmap, placement, workers.of(cmap, placement)))
+        config.update(workers.main_config(cmap, placement, workers.of(placement)))
     resolved = resolve(config, secret)
     assert isinstance(resolved, dict)
     return resolved

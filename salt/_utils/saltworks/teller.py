@@ -72,7 +72,7 @@ def finished(house: Tree, machines: Machines, minion: str) -> dict[str, Any]:
     """
     rows = bank.read(house.store, telling.TOLD)
     cmap = movement.map_of(house)
-    concerned = telling.left(cmap, house.placement(cmap), rows).machines
+    concerned = telling.left(house.placement(cmap), rows).machines
     here = _answering(machines, concerned | set(rows))
     changes = {}
     for name, member in movement.members_of(house).items():
@@ -87,8 +87,8 @@ def finished(house: Tree, machines: Machines, minion: str) -> dict[str, Any]:
         do = f"bring its salt-minion back; the door of {placement.front} stays shut until then"
         raise Refused("telling", [Problem(placement.synapse, what, do)])
     ledger = Ledger(house, minion)
-    ledger.late(telling.left(cmap, placement, rows).of(away))
-    left = telling.left(cmap, placement, rows, away)
+    ledger.late(telling.left(placement, rows).of(away))
+    left = telling.left(placement, rows, away)
     said = telling_run.finish(machines, _way(cmap, placement, left), left, ledger)
     return {"said": f"{_missing(away)}{said}", "changes": changes or {"told": sorted(rows)}}
 
@@ -100,7 +100,7 @@ def told_later(house: Tree, machines: Machines, machine: str) -> dict[str, Any]:
     """
     cmap = movement.map_of(house)
     placement = house.placement(cmap)
-    late = telling.late(cmap, placement, bank.read(house.store, telling.LATE))
+    late = telling.late(placement, bank.read(house.store, telling.LATE))
     ledger = Ledger(house, machine)
     if machine not in late:
         ledger.heard([machine])
@@ -151,7 +151,7 @@ def _way(
         target=plan.door_target(cmap, placement, placement.front),
         main=placement.synapse,
         ports={
-            machine: telling.ports(cmap, placement, machine, services)
+            machine: telling.ports(placement, machine, services)
             for machine, services in concerned.stop.items()
         },
         announce=announce,

@@ -89,7 +89,7 @@ def plan(cmap: Map, placement: Placement, minion: str, state: registry.State) ->
     return Telling(stops, _groups(apply, placement.synapse))
 
 
-def left(cmap: Map, placement: Placement, rows: Rows, away: Collection[str] = ()) -> Telling:
+def left(placement: Placement, rows: Rows, away: Collection[str] = ()) -> Telling:
     """What tellings have left to do that did not come to their end, as things stand today.
 
     Of what they were to do only that is kept which still runs by today's plan, on machines that
@@ -98,7 +98,7 @@ def left(cmap: Map, placement: Placement, rows: Rows, away: Collection[str] = ()
     :param rows: the record.
     :param away: machines that do not answer.
     """
-    runs = _running(cmap, placement)
+    runs = _running(placement)
     leaving = {row.minion for row in placement.members if row.state == "draining"}
     stop: dict[str, set[str]] = {}
     machines: set[str] = set()
@@ -114,12 +114,12 @@ def left(cmap: Map, placement: Placement, rows: Rows, away: Collection[str] = ()
     )
 
 
-def late(cmap: Map, placement: Placement, rows: Rows) -> dict[str, Mapping[str, Any]]:
+def late(placement: Placement, rows: Rows) -> dict[str, Mapping[str, Any]]:
     """Of those that were to be told later, those whom it still concerns.
 
     :param rows: the record ``late``.
     """
-    runs = _running(cmap, placement)
+    runs = _running(placement)
     return {
         name: {**row, "services": sorted(runs[name] & set(row.get("services", ())))}
         for name, row in rows.items()
@@ -134,18 +134,18 @@ def stopped(rows: Rows) -> tuple[str, ...]:
     }))  # fmt: skip
 
 
-def ports(cmap: Map, placement: Placement, machine: str, services: Sequence[str]) -> list[int]:
+def ports(placement: Placement, machine: str, services: Sequence[str]) -> list[int]:
     """Where the front asks services of a machine; without the main process's long polls."""
     known = {
         f"{restarts.WORKER_UNIT}{row.name}": row.port
-        for row in workers.of(cmap, placement).of(machine)
+        for row in workers.of(placement).of(machine)
     }
     return [port for name, port in {**known, SERVICE: PORT}.items() if name in services]
 
 
-def services(cmap: Map, placement: Placement, machine: str) -> list[str]:
+def services(placement: Placement, machine: str) -> list[str]:
     """All of Synapse's services that run on a machine by the plan."""
-    return sorted(_running(cmap, placement).get(machine, ()))
+    return sorted(_running(placement).get(machine, ()))
 
 
 def _groups(machines: set[str], main: str) -> tuple[tuple[str, ...], ...]:
@@ -154,8 +154,8 @@ def _groups(machines: set[str], main: str) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(sorted(group)) for group in groups if group)
 
 
-def _running(cmap: Map, placement: Placement) -> dict[str, set[str]]:
+def _running(placement: Placement) -> dict[str, set[str]]:
     runs = {placement.synapse: {SERVICE}}
-    for row in workers.of(cmap, placement).processes.values():
+    for row in workers.of(placement).processes.values():
         runs.setdefault(row.machine, set()).add(f"{restarts.WORKER_UNIT}{row.name}")
     return runs

@@ -30,7 +30,7 @@ def worker(
 
     :param formula: what the pillar ``synapse`` is on every machine of Synapse, without its config.
     """
-    found = workers.of(cmap, placement)
+    found = workers.of(placement)
     rows = found.of(minion)
     media = "media" in table().kinds[rows[0].kind].resources
     formula = {
@@ -75,7 +75,7 @@ def main_ports(cmap: Map, placement: Placement) -> dict[int, list[str]]:
 
 def nginx(cmap: Map, placement: Placement) -> dict[str, Any]:
     """What workers add to the pillar ``nginx`` of the machine that clients come to."""
-    found = routing.nginx(workers.of(cmap, placement))
+    found = routing.nginx(workers.of(placement))
     return {"routing": found} if found else {}
 
 

@@ -77,13 +77,13 @@ class Workers:
         return tuple(row for row in self.processes.values() if row.machine == machine)
 
 
-def of(cmap: Map, placement: Placement, known: Table | None = None) -> Workers:
+def of(placement: Placement, known: Table | None = None) -> Workers:
     """The workers as things stand.
 
     :param known: the worker table; the project's own by default.
     """
     known = known or table()
-    rows = {row.name: row for row in sorted(_processes(cmap, placement, known), key=_by_name)}
+    rows = {row.name: row for row in sorted(_processes(placement, known), key=_by_name)}
     ready: dict[str, list[Process]] = {}
     for row in rows.values():
         if row.ready:
@@ -199,14 +199,13 @@ def ports(row: Process, known: Table | None = None) -> tuple[list[int], list[int
     return [row.port], [row.replication_port] if _writes(known.kinds[row.kind], known) else []
 
 
-def _processes(cmap: Map, placement: Placement, known: Table) -> Iterable[Process]:
+def _processes(placement: Placement, known: Table) -> Iterable[Process]:
     if not placement.redis:
         return
     for member in placement.members:
         if member.state == "gone" or not member.address or member.kind not in known.kinds:
             continue
-        count = int(cmap.get("workers", {}).get(member.kind, {}).get("processes", 1))
-        for number in range(1, count + 1):
+        for number in range(1, member.processes + 1):
             yield Process(
                 name=f"{member.minion}-{number}",
                 machine=member.minion,
