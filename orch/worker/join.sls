@@ -11,11 +11,9 @@ join-synced:
     - require:
         - worker: join-begun
 
-join-highstate:
-  salt.state:
-    - tgt: {{ worker }}
-    - highstate: true
-    - queue: true
+join-converged:
+  worker.converged:
+    - name: {{ worker }}
     - require:
         - worker: join-synced
 
@@ -23,7 +21,7 @@ join-healthy:
   worker.healthy:
     - name: {{ worker }}
     - require:
-        - salt: join-highstate
+        - worker: join-converged
 
 join-caught-up:
   worker.caught_up:
@@ -38,11 +36,9 @@ join-registered:
     - require:
         - worker: join-caught-up
 
-join-front:
-  salt.state:
-    - tgt: {{ pillar.saltworks.front }}
-    - highstate: true
-    - queue: true
+join-fronted:
+  worker.fronted:
+    - name: {{ worker }}
     - require:
         - worker: join-registered
 
@@ -50,7 +46,7 @@ join-routed:
   worker.routed:
     - name: {{ worker }}
     - require:
-        - salt: join-front
+        - worker: join-fronted
 
 join-served:
   worker.served:

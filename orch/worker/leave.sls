@@ -6,11 +6,9 @@ leave-draining:
   worker.draining:
     - name: {{ worker }}
 
-leave-front:
-  salt.state:
-    - tgt: {{ pillar.saltworks.front }}
-    - highstate: true
-    - queue: true
+leave-fronted:
+  worker.fronted:
+    - name: {{ worker }}
     - require:
         - worker: leave-draining
 
@@ -18,13 +16,11 @@ leave-emptied:
   worker.emptied:
     - name: {{ worker }}
     - require:
-        - salt: leave-front
+        - worker: leave-fronted
 
-leave-stopped:
-  salt.state:
-    - tgt: {{ worker }}
-    - sls: roles.worker.absent
-    - queue: true
+leave-retired:
+  worker.retired:
+    - name: {{ worker }}
     - require:
         - worker: leave-emptied
 
@@ -32,4 +28,4 @@ leave-gone:
   worker.gone:
     - name: {{ worker }}
     - require:
-        - salt: leave-stopped
+        - worker: leave-retired

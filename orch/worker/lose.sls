@@ -7,10 +7,8 @@ lose-lost:
   worker.lost:
     - name: {{ worker }}
 
-lose-front:
-  salt.state:
-    - tgt: {{ pillar.saltworks.front }}
-    - highstate: true
-    - queue: true
+lose-fronted:
+  worker.fronted:
+    - name: {{ worker }}
     - require:
         - worker: lose-lost

@@ -6,10 +6,8 @@ tell-told:
   worker.told:
     - name: {{ worker }}
 
-tell-front:
-  salt.state:
-    - tgt: {{ pillar.saltworks.front }}
-    - highstate: true
-    - queue: true
+tell-fronted:
+  worker.fronted:
+    - name: {{ worker }}
     - require:
         - worker: tell-told

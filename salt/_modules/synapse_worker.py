@@ -25,7 +25,7 @@ __salt__: dict[str, Any]
 ANSWER_SECONDS = 3.0
 
 #: For which requests in flight are waited before a service is stopped.
-STOP_SECONDS = 5.0
+STOP_SECONDS = 10.0
 
 #: Between two looks, in seconds.
 LOOK_SECONDS = 0.25

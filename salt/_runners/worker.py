@@ -40,14 +40,21 @@ __func_alias__ = {"list_": "list"}
 #: Bounds of what is waited for, in seconds.
 SYNC_SECONDS, HEALTHY_SECONDS, CATCH_UP_SECONDS, SERVE_SECONDS = 120, 60, 60, 30
 
-#: How long a machine may take to answer Salt before it is given up, in seconds.
-LAST_SECONDS = 10
+#: A state run that brings Synapse's release, and one that has little to do.
+CONVERGE_SECONDS, APPLY_SECONDS = 900, 300
+
+#: What a question costs at most beyond the time for which the machine itself waits.
+MORE_SECONDS = 15
+
+#: How long a machine may take to answer Salt before it is given up, in seconds; and how long a
+#: process to answer that its service manager may be starting anew.
+LAST_SECONDS, RESTART_SECONDS = 10, 20
 
 #: A drain waits longer than the longest poll that Synapse lets a client have in practice.
 DRAIN_SECONDS = 90
 
-#: How many answers in a row make a process a healthy one.
-TIMES = 3
+#: How many answers in a row make a process a healthy one, and seconds between them.
+TIMES, HEALTHY_EVERY = 3, 0.5
 
 
 @refusing
@@ -110,7 +117,7 @@ def undrain(minion: str) -> str:
 
 @refusing
 def forget(minion: str) -> str:
-    """Take a member that is gone off the list, for good.
+    """Take a member that is gone off the list, for good: its key goes as well.
 
     :raises saltworks.errors.Refused: it is no member, or not gone, or others are still to be told.
 
@@ -122,6 +129,9 @@ def forget(minion: str) -> str:
     """
     house = Tree.of(__opts__)
     teller.refuse_while_told(house, "forget", {minion})
+    registry.forgotten(movement.members_of(house), minion)
+    # First: with its key, and by a standing invite, it would come again.
+    _key_removed(house, minion)
     with house.changing(registry.RECORD) as rows:
         left = registry.rows(registry.forgotten(registry.of(rows), minion))
         rows.clear()
@@ -171,8 +181,12 @@ def sync(minion: str) -> dict[str, Any]:
     """The machine gets the project's modules and is asked for its address."""
     house, machines = _mine("join"), Machines(__opts__)
     cmap = movement.map_of(house)
-    machines.call(minion, "saltutil.sync_all", timeout=SYNC_SECONDS)
-    told = machines.call(minion, "network.ip_addrs") + machines.call(minion, "network.ip_addrs6")
+    machines.call(minion, "saltutil.sync_all", bound=SYNC_SECONDS)
+    told = [
+        address
+        for function in ("network.ip_addrs", "network.ip_addrs6")
+        for address in machines.call(minion, function, bound=MORE_SECONDS)
+    ]
     address = membership.placed(cmap, minion, told)
     with house.changing(registry.RECORD) as rows:
         rows.update(registry.rows(registry.located(registry.of(rows), minion, address)))
@@ -181,13 +195,40 @@ def sync(minion: str) -> dict[str, Any]:
 
 
 @refusing
+def converge(minion: str) -> dict[str, Any]:
+    """The machine has what the plan says of it."""
+    _mine("join")
+    return _applied(minion, "state.highstate", bound=CONVERGE_SECONDS)
+
+
+@refusing
+def front(minion: str) -> dict[str, Any]:
+    """The front has what the plan says of it, since that of a member has changed."""
+    house = _mine(f"front for {minion}")
+    machine = house.placement(movement.map_of(house)).front
+    return _applied(machine, "state.highstate", bound=APPLY_SECONDS)
+
+
+@refusing
+def retire(minion: str) -> dict[str, Any]:
+    """Nothing of a worker runs on the machine any more."""
+    _mine("leave")
+    return _applied(minion, "state.sls", "roles.worker.absent", bound=APPLY_SECONDS)
+
+
+@refusing
 def healthy(minion: str) -> dict[str, Any]:
     """Wait until each of its processes has answered several times in a row."""
     house = _mine("join")
     movement.stamp(house, minion, "highstate")
-    bound = HEALTHY_SECONDS
     seconds = Machines(__opts__).call(
-        minion, "synapse_worker.healthy", _urls(house, minion), times=TIMES, timeout=bound
+        minion,
+        "synapse_worker.healthy",
+        _urls(house, minion),
+        TIMES,
+        HEALTHY_EVERY,
+        HEALTHY_SECONDS,
+        bound=HEALTHY_SECONDS + MORE_SECONDS,
     )
     movement.stamp(house, minion, "healthy")
     return {"said": f"its processes answer, after {seconds} s", "changes": {}}
@@ -205,6 +246,7 @@ def caught_up(minion: str) -> dict[str, Any]:
         _urls(house, minion),
         f"http://{endpoint(main, MAIN_REPLICATION_PORT)}",
         CATCH_UP_SECONDS,
+        bound=CATCH_UP_SECONDS + MORE_SECONDS,
     )
     movement.stamp(house, minion, "caught-up")
     return {"said": f"{done['streams']} streams, after {done['seconds']} s", "changes": {}}
@@ -216,7 +258,7 @@ def register(minion: str) -> dict[str, Any]:
     house = _mine("join")
     machines, placement = Machines(__opts__), house.placement(movement.map_of(house))
     answers = machines.call(
-        placement.front, "synapse_worker.answering", _urls(house, minion), timeout=SERVE_SECONDS
+        placement.front, "synapse_worker.answering", _urls(house, minion), bound=SERVE_SECONDS
     )
     if silent := sorted(url for url, well in answers.items() if not well):
         what = f"does not answer {placement.front} at {', '.join(silent)}"
@@ -251,7 +293,8 @@ def served(minion: str) -> dict[str, Any]:
         clustermap.address(cmap, placement.front),
         cmap["public"]["ports"][0],
         cmap["public"]["name"],
-        timeout=SERVE_SECONDS + 15,
+        SERVE_SECONDS,
+        bound=SERVE_SECONDS + MORE_SECONDS,
     )
     movement.stamp(house, minion, "served")
     said = "; ".join(f"{name}: {row['request']} {row['status']}" for name, row in seen.items())
@@ -282,7 +325,7 @@ def emptied(minion: str) -> dict[str, Any]:
     cmap = movement.map_of(house)
     ports = [row.port for row in workers.of(house.placement(cmap)).of(minion)]
     done = Machines(__opts__).call(
-        minion, "synapse_worker.emptied", ports, DRAIN_SECONDS, timeout=DRAIN_SECONDS + 15
+        minion, "synapse_worker.emptied", ports, DRAIN_SECONDS, bound=DRAIN_SECONDS + MORE_SECONDS
     )
     words = f"empty after {done['seconds']} s"
     if done["left"]:
@@ -319,6 +362,9 @@ def lose(minion: str) -> dict[str, Any]:
         raise Refused("loss", [Problem(minion, what, "it leaves in peace: salt-run worker.list")])
     words = ""
     if here:
+        if member.state == "ready" and _restarted(house, machines, minion):
+            what = "answers again"
+            raise Refused("loss", [Problem(minion, what, "nothing is done: its services restart")])
         # It answers Salt and not the front: it must not go on with what others do from now on.
         cmap = movement.map_of(house)
         services = telling.services(house.placement(cmap), minion)
@@ -354,9 +400,33 @@ def _forgiven(house: Tree, minion: str) -> None:
 def _key_goes(house: Tree, minion: str) -> None:
     """Its key is removed and its invite used up, if the operator asked for that."""
     if bank.read(house.store, admission.OUT).get(minion, {}).get("remove_key"):
-        with house.changing(invites.RECORD) as rows:
-            rows.update(invites.rows(invites.spent(invites.of(rows), minion)))
-        Keys(__opts__).remove(minion)
+        _key_removed(house, minion)
+
+
+def _key_removed(house: Tree, minion: str) -> None:
+    with house.changing(invites.RECORD) as rows:
+        rows.update(invites.rows(invites.spent(invites.of(rows), minion)))
+    Keys(__opts__).remove(minion)
+
+
+def _restarted(house: Tree, machines: Machines, minion: str) -> bool:
+    """Whether a machine's processes were only being started anew, and the front has them again."""
+    urls = members.urls(house).get(minion, [])
+    words = urls, 1, HEALTHY_EVERY, RESTART_SECONDS
+    bound = RESTART_SECONDS + MORE_SECONDS
+    _, wrong = machines.attempt(minion, "synapse_worker.healthy", *words, bound=bound)
+    return not wrong and members.healthy(house, machines, 1).get(minion, False)
+
+
+def _applied(machine: str, function: str, *args: str, bound: float) -> dict[str, Any]:
+    """A state run on a machine, which waits for those before it; for a step's answer.
+
+    :raises MachineError: it failed, or took too long.
+    """
+    states = Machines(__opts__).call(machine, function, *args, bound=bound, queue=True)
+    changed = {name: row["changes"] for name, row in states.items() if row.get("changes")}
+    changes = {machine: changed} if changed else {}
+    return {"said": f"{machine}: {len(states)} states, {len(changed)} changed", "changes": changes}
 
 
 def _urls(house: Tree, minion: str) -> list[str]:

@@ -29,6 +29,11 @@ def synced(name: str) -> dict[str, Any]:
     return _step(name, "worker.sync", "would get the project's modules")
 
 
+def converged(name: str) -> dict[str, Any]:
+    """Its machine has what the plan says of it."""
+    return _step(name, "worker.converge", "its machine would have a state run")
+
+
 def healthy(name: str) -> dict[str, Any]:
     """Each of its processes answers several times in a row."""
     return _step(name, "worker.healthy", "it would be waited until its processes answer")
@@ -42,6 +47,11 @@ def caught_up(name: str) -> dict[str, Any]:
 def registered(name: str) -> dict[str, Any]:
     """The registry says that it may be given requests; those concerned have been told."""
     return _step(name, "worker.register", "would be ready in the registry")
+
+
+def fronted(name: str) -> dict[str, Any]:
+    """The front has what the plan says of it, since that of the machine has changed."""
+    return _step(name, "worker.front", "the front would have a state run")
 
 
 def routed(name: str) -> dict[str, Any]:
@@ -67,6 +77,11 @@ def draining(name: str) -> dict[str, Any]:
 def emptied(name: str) -> dict[str, Any]:
     """What it was asked before has been answered, long polls included."""
     return _step(name, "worker.emptied", "it would be waited until its long polls have ended")
+
+
+def retired(name: str) -> dict[str, Any]:
+    """Nothing of a worker runs on it any more."""
+    return _step(name, "worker.retire", "its worker's processes would be stopped")
 
 
 def gone(name: str) -> dict[str, Any]:

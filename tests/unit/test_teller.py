@@ -21,9 +21,11 @@ def test_clients_are_held_while_others_are_told(tmp_path: Path) -> None:
     stops = {f"persister-{n}": [f"synapse-worker@persister-{n}-1"] for n in (1, 2)}
     stops["synapse"] = ["synapse"]
     ports = {"persister-1": [8101], "persister-2": [8101], "synapse": [plan.PORT]}
+    runs = [(name, "state.single") for name in ("proxy", *stops)]
     assert house.calls[1:] == [
         ("proxy", "door.status"),
         ("proxy", "door.announce", plan.announce_seconds(WORKER_MAP)),
+        *runs,
         ("proxy", "door.close"),
         *((name, "synapse_worker.emptied_here", ports) for name in stops),
         *((name, "synapse_worker.stop_here", stops) for name in stops),
@@ -71,7 +73,8 @@ def test_of_a_loss_those_who_are_silent_are_told_later(tmp_path: Path) -> None:
     assert house.calls == [("sync-1", "state.highstate")]
     house.module.tell("persister-2")
     assert [row[1] for row in house.calls[1:]] == [
-        "door.close", "synapse_worker.emptied_here", "synapse_worker.stop_here",
+        "state.single", "state.single", "door.close",
+        "synapse_worker.emptied_here", "synapse_worker.stop_here",
         "state.highstate", "state.sls", "door.open",
     ]  # fmt: skip
     assert house.store.rows["late"] == {}

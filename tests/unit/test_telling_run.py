@@ -16,7 +16,8 @@ TOLD = Telling(
     {"synapse": ("synapse",), "writer-1": ("w1",), "writer-2": ("w2",)},
     (("synapse",), ("writer-1", "writer-2"), ("sync-1", "sync-2")),
 )
-WAY = Way("proxy", "synapse", "synapse", {"synapse": [8008], "writer-1": [8101]}, announce=31)
+PORTS = {"synapse": [8008], "writer-1": [8101], "writer-2": [8101], "sync-2": [8101]}
+WAY = Way("proxy", "synapse", "synapse", PORTS, announce=31)
 
 
 class House:
@@ -26,6 +27,8 @@ class House:
         self.failing = set(failing)
         self.rows: dict[str, dict[str, Any]] = {}
         self.door = "open"
+        #: Requests that do not end in time, by machine.
+        self.left: dict[str, int] = {}
         self.log: list[str] = []
         self.given: list[tuple[str, str, Any]] = []
         self.ledger = Ledger(self, "writer-2")
@@ -39,15 +42,15 @@ class House:
             self.door = "closed"
         if function == "door.open":
             self.door = "open"
-        return {"state": self.door, "seconds": 0.1}
+        return {"state": self.door, "seconds": 0.1, "left": self.left.get(minion, 0)}
 
     def calls(self, minions: Any, function: str, *args: Any, **more: Any) -> dict[str, Any]:
         found: dict[str, Any] = {}
         # An operator's state run there is waited for, not failed at (design, section 9).
-        assert more.get("queue", False) is (function == "state.highstate")
+        assert more.get("queue", False) is function.startswith("state.")
         assert more["timeout"] < 15, "one that dies is noticed while people wait"
         for minion in minions:
-            if args:
+            if args and function.startswith("synapse_worker."):
                 self.given.append((function, minion, args[0][minion]))
             try:
                 found[minion] = self.call(minion, function)
@@ -73,10 +76,11 @@ class House:
         return {name: row["services"] for name, row in self.rows.get("late", {}).items()}
 
 
+STOPPED = ("synapse", "writer-1", "writer-2")
+RUNS = [f"{name} state.single" for name in ("proxy", *STOPPED)]
 STOPS = [
-    f"{name} synapse_worker.{what}"
-    for what in ("emptied_here", "stop_here")
-    for name in ("synapse", "writer-1", "writer-2")
+    *(f"{name} synapse_worker.emptied_here" for name in sorted(("sync-2", *STOPPED))),
+    *(f"{name} synapse_worker.stop_here" for name in STOPPED),
 ]
 STARTS = {name: f"{name} synapse_worker.start_here" for name in ("synapse", "writer-1", "writer-2")}
 APPLIED = [
@@ -89,7 +93,7 @@ def test_all_are_stopped_then_the_registry_changes_then_all_are_started_main_fir
     house = House()
     assert house.conduct() == "the door of proxy is open, after 0.1 s"
     assert house.log == [
-        "proxy door.status", "proxy door.announce", "proxy door.close", *STOPS, "changed",
+        "proxy door.status", "proxy door.announce", *RUNS, "proxy door.close", *STOPS, "changed",
         *APPLIED, *OPENED,
     ]  # fmt: skip
     assert (house.rows["told"], house.late) == ({}, {})
@@ -103,12 +107,14 @@ def test_a_door_that_is_shut_is_not_announced_and_nor_is_what_has_no_time() -> N
     assert "proxy door.announce" not in house.log
     house = House()
     conduct(house, Way("proxy", "synapse", "synapse", {}), TOLD, house.ledger, house.change)
-    assert house.log[0] == "proxy door.close"
+    assert house.log[: len(RUNS) + 1] == [*RUNS, "proxy door.close"]
 
 
 @pytest.mark.parametrize(
     ("machine", "function", "first", "last"),
     [
+        ("proxy", "door.announce", (), ()),
+        ("writer-1", "state.single", (), ()),
         ("proxy", "door.close", (), ()),
         ("synapse", "synapse_worker.stop_here", ("synapse", "writer-1", "writer-2"), ()),
         ("writer-1", "synapse_worker.emptied_here", ("synapse", "writer-2"), ("writer-1",)),
@@ -168,7 +174,7 @@ def test_a_writer_that_fails_is_tried_again_once_and_then_keeps_nobody_waiting()
     assert house.rows["told"]["writer-2"]["changed"], "what is started from here on has the new"
     house.log.clear()
     finish(house, WAY, TOLD, house.ledger)
-    assert house.log == ["proxy door.close", *STOPS, *APPLIED, *OPENED]
+    assert house.log == [*RUNS, "proxy door.close", *STOPS, *APPLIED, *OPENED]
     assert (house.door, house.rows["told"], house.late) == ("open", {}, {"writer-1": ["w1"]})
 
 
@@ -215,3 +221,10 @@ def test_what_cannot_say_that_nothing_is_in_flight_is_stopped_all_the_same() -> 
     house.ledger.begun(TOLD)
     finish(house, WAY, TOLD, house.ledger)
     assert (house.door, house.rows["told"]) == ("open", {})
+
+
+def test_what_had_not_ended_in_time_is_said_and_only_who_stops_must_be_empty() -> None:
+    house = House(("sync-2", "synapse_worker.emptied_here"))
+    house.left = {"writer-1": 2}
+    said = house.conduct()
+    assert said == "2 requests were cut on writer-1; the door of proxy is open, after 0.1 s"

@@ -10,13 +10,14 @@ from saltworks import joins, members, owners, registry
 from saltworks.minions import MachineError
 
 from tests.unit.house import held, living
-from tests.unit.worker_house import URL, House
+from tests.unit.worker_house import MAIN_URL, URL, House
 
 
 def test_a_join_is_stamped_step_by_step_and_ends_ready(tmp_path: Path) -> None:
     house = House(tmp_path)
     for step in (
-        "begin", "sync", "healthy", "caught_up", "register", "routed", "served", "finish",
+        "begin", "sync", "converge", "healthy", "caught_up", "register", "front", "routed",
+        "served", "finish",
     ):  # fmt: skip
         answer = getattr(house.module, step)("sync-1")
         assert "retcode" not in answer, answer
@@ -29,12 +30,15 @@ def test_a_join_is_stamped_step_by_step_and_ends_ready(tmp_path: Path) -> None:
         ("sync-1", "saltutil.sync_all"),
         ("sync-1", "network.ip_addrs"),
         ("sync-1", "network.ip_addrs6"),
-        ("sync-1", "synapse_worker.healthy", [URL]),
+        ("sync-1", "state.highstate"),
+        ("sync-1", "synapse_worker.healthy", [URL], 3, 0.5, 60),
         ("sync-1", "synapse_worker.caught_up", [URL], "http://198.18.0.12:9093", 60),
         ("proxy", "synapse_worker.answering", [URL]),
-        house.calls[6],
+        ("proxy", "state.highstate"),
+        house.calls[8],
     ]
-    front, function, requests, names, log, address, port, name = house.calls[6]
+    front, function, requests, names, log, address, port, name, bound = house.calls[8]
+    assert bound == 30
     assert (front, function, names) == ("proxy", "synapse_worker.served", ["sync-1-1"])
     assert (log, address, port, name) == (
         "/var/log/nginx/saltworks-chat.access.log", "198.18.0.11", 443, "chat.lale.test",
@@ -57,8 +61,14 @@ def test_a_leave_and_a_loss_end_gone_and_the_key_goes_only_if_asked(tmp_path: Pa
     assert house.module.begin_drain("sync-1")["changes"] == {
         "sync-1": {"old": "ready", "new": "draining"}
     }
+    house.module.front("sync-1")
     house.module.emptied("sync-1")
-    assert house.calls == [("sync-1", "synapse_worker.emptied", [8101], 90)]
+    assert house.module.retire("sync-1")["said"] == "sync-1: 0 states, 0 changed"
+    assert house.calls == [
+        ("proxy", "state.highstate"),
+        ("sync-1", "synapse_worker.emptied", [8101], 90),
+        ("sync-1", "state.sls", "roles.worker.absent"),
+    ]
     house.module.gone("sync-1")
     assert (house.state(), house.removed) == ("gone", [])
     house = House(tmp_path, "ready")
@@ -96,13 +106,21 @@ def test_who_answers_after_all_is_not_lost_and_who_answers_salt_alone_is_stopped
     house.failing[("proxy", "synapse_worker.answering")] = MachineError("proxy is away")
     assert "nobody can say" in house.module.lose("sync-1")["data"]
     del house.failing[("proxy", "synapse_worker.answering")]
+    # Its services were restarting, no more.
     house.dead = {URL}
+    front = iter([{URL: False, MAIN_URL: True}, {URL: True, MAIN_URL: True}])
+    house.answers["synapse_worker.answering"] = lambda urls: next(front)
+    assert "sync-1: answers again" in house.module.lose("sync-1")["data"]
+    assert house.state() == "ready"
+    house.answers["synapse_worker.answering"] = house.health
+    house.failing[("sync-1", "synapse_worker.healthy")] = MachineError("20 s and nothing")
     said = house.module.lose("sync-1")["said"]
     assert ("sync-1", "synapse_worker.stop", ["synapse-worker@sync-1-1"]) in house.calls
     assert said == "sync-1 is gone; synapse-worker@sync-1-1 stopped there"
     # Else two would do the same.
     house = House(tmp_path, "ready")
     house.dead = {URL}
+    house.failing[("sync-1", "synapse_worker.healthy")] = MachineError("20 s and nothing")
     house.failing[("sync-1", "synapse_worker.stop")] = MachineError("it hangs")
     assert "it hangs" in house.module.lose("sync-1")["data"]
     assert house.state() == "ready"

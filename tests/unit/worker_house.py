@@ -40,6 +40,9 @@ class House:
             "synapse_worker.served": {"sync-1-1": {"request": "GET /sync", "status": "401"}},
             "synapse_worker.emptied": {"seconds": 31.0, "left": 0},
             "synapse_worker.answering": self.health,
+            "synapse_worker.emptied_here": {"seconds": 0.0, "left": 0},
+            "state.highstate": {"a": {"changes": {}}, "b": {"changes": {"new": 1}}},
+            "state.sls": {},
             "door.status": {"state": "open"},
             "door.close": {"seconds": 0.2},
             "door.open": {"seconds": 0.1},
@@ -94,7 +97,9 @@ class House:
                 found[minion] = error
         return found
 
-    def attempt(self, minion: str, function: str, *args: Any) -> tuple[Any, list[Problem]]:
+    def attempt(
+        self, minion: str, function: str, *args: Any, **_: Any
+    ) -> tuple[Any, list[Problem]]:
         try:
             return self.call(minion, function, *args), []
         except MachineError as error:

@@ -226,6 +226,7 @@ def healthy(house: Tree, machines: Machines, tries: int = 3) -> dict[str, bool]:
             [*every, main],
             tries=tries,
             timeout=LOOK_SECONDS,
+            bound=2 * LOOK_SECONDS,
         )
     except MachineError as error:
         log.warning("reconcile: nobody's health is known: %s", error)

@@ -66,15 +66,29 @@ class Machines:
         return {name for name, answer in answers.items() if answer is True}
 
     def call(
-        self, minion: str, function: str, *args: Any, timeout: int = ASK_SECONDS, **kwargs: Any
+        self,
+        minion: str,
+        function: str,
+        *args: Any,
+        timeout: int = ASK_SECONDS,
+        bound: float | None = None,
+        **kwargs: Any,
     ) -> Any:
         """Call one function on one machine.
 
         :param timeout: seconds without an answer after which the machine is asked whether
             it still works on it; as long as it says so it is waited for. The function
             itself is bounded on the machine.
+        :param bound: seconds after which it is not waited for any more, whatever it says.
         :raises MachineError: no answer, or the function failed there.
         """
+        if bound is not None:
+            answer = self.calls(
+                [minion], function, *args, timeout=timeout, bound=bound, **kwargs
+            )[minion]
+            if isinstance(answer, MachineError):
+                raise answer
+            return answer
         try:
             answers = self._client.cmd(
                 [minion],
@@ -153,11 +167,19 @@ class Machines:
             _forget(folder, folder / minion / "return.p")
 
     def attempt(
-        self, minion: str, function: str, *args: Any, timeout: int = ASK_SECONDS, **kwargs: Any
+        self,
+        minion: str,
+        function: str,
+        *args: Any,
+        timeout: int = ASK_SECONDS,
+        bound: float | None = None,
+        **kwargs: Any,
     ) -> tuple[Any, list[Problem]]:
         """:meth:`call`, with a failure as a problem instead of an exception."""
         try:
-            return self.call(minion, function, *args, timeout=timeout, **kwargs), []
+            return self.call(
+                minion, function, *args, timeout=timeout, bound=bound, **kwargs
+            ), []
         except MachineError as error:
             return None, [Problem(minion, str(error), "see the minion's log on that machine")]
 

@@ -11,11 +11,11 @@ to say. Who could not be told stands in the record ``late``, and is told when it
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from . import registry, restarts, workers
+from . import registry, restarts, worker_table, workers
 from .clustermap import Map
 from .plan import PORT, SERVICE, Placement
 
@@ -134,13 +134,22 @@ def stopped(rows: Rows) -> tuple[str, ...]:
     }))  # fmt: skip
 
 
-def ports(placement: Placement, machine: str, services: Sequence[str]) -> list[int]:
-    """Where the front asks services of a machine; without the main process's long polls."""
-    known = {
-        f"{restarts.WORKER_UNIT}{row.name}": row.port
-        for row in workers.of(placement).of(machine)
-    }
-    return [port for name, port in {**known, SERVICE: PORT}.items() if name in services]
+def ports(placement: Placement, told: Telling) -> dict[str, list[int]]:
+    """Where nothing may be in flight any more when processes are stopped or restarted.
+
+    Without long polls, which nginx asks again: those have a port of their own on the main process,
+    and are most of what their kinds of workers are asked.
+
+    :returns: machine to ports.
+    """
+    groups = worker_table.table().groups
+    found = {machine: [PORT] for machine, rows in told.stop.items() if SERVICE in rows}
+    for row in workers.of(placement).processes.values():
+        stopped = f"{restarts.WORKER_UNIT}{row.name}" in told.stop.get(row.machine, ())
+        restarted = row.machine in told.machines and row.machine not in told.stop
+        if stopped or (restarted and not groups[row.kind].poll_seconds):
+            found.setdefault(row.machine, []).append(row.port)
+    return found
 
 
 def services(placement: Placement, machine: str) -> list[str]:

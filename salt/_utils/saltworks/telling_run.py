@@ -7,6 +7,7 @@ written down before anybody waits for it, so that a run that died is finished by
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -15,8 +16,10 @@ from typing import Any, Protocol
 
 from . import reconcile
 from .errors import Refused
-from .minions import MachineError
+from .minions import BOUND_SECONDS, MachineError
 from .telling import LATE, TOLD, Telling
+
+log = logging.getLogger(__name__)
 
 #: After how many seconds without an answer a machine is asked whether it is still at it: one that
 #: has died meanwhile is to be noticed while people still wait. Without the front nobody is served
@@ -55,7 +58,8 @@ class Way:
     :param front: the machine with the door.
     :param target: what the door opens to.
     :param main: the main process's machine.
-    :param ports: machine to the ports of what is stopped there.
+    :param ports: machine to the ports at which nothing may be in flight when it is stopped, or
+        restarted by its state run.
     :param announce: seconds for which clients are told before; 0 when there is no time for that.
     """
 
@@ -120,24 +124,26 @@ def conduct(
     :raises Untouched: it failed before the change.
     :raises MachineError: it failed; the door may be shut, and :func:`finish` is to follow.
     """
-    if way.announce and machines.call(way.front, "door.status")["state"] != "closed":
-        bound = way.announce + DOOR_SECONDS
-        machines.call(way.front, "door.announce", way.announce, timeout=bound)
-    # Nothing is stopped yet, but from here on the door may be shut.
+    # Nothing is stopped yet, but from here on clients may be told to leave, or the door be shut.
     ledger.begun(Telling())
     stopped: Stops = {}
     doubtful: set[str] = set()
     try:
-        machines.call(way.front, "door.close", timeout=DOOR_SECONDS)
+        if way.announce and machines.call(way.front, "door.status")["state"] != "closed":
+            bound = way.announce + DOOR_SECONDS
+            machines.call(way.front, "door.announce", way.announce, timeout=bound, bound=bound)
         ledger.begun(told)
+        _await_runs(machines, [way.front, *told.stop])
+        _door(machines, way, "door.close")
         stopped = told.stop
-        _stop(machines, way, stopped, doubtful)
+        left = _stop(machines, way, stopped, doubtful)
         change()
     except (MachineError, Refused) as error:
         words = _undone(machines, way, stopped, doubtful, ledger, error)
         raise Untouched(f"{_line(error)}. {words}") from error
     ledger.changed()
-    return _applied(machines, way, told, ledger, {way.main, *told.stop})
+    said = _applied(machines, way, told, ledger, {way.main, *told.stop})
+    return "; ".join([*_cut(left), said])
 
 
 def finish(machines: Caller, way: Way, told: Telling, ledger: Ledger) -> str:
@@ -147,18 +153,21 @@ def finish(machines: Caller, way: Way, told: Telling, ledger: Ledger) -> str:
     :returns: what was done, in words.
     :raises MachineError: something could not be stopped, or the main process does not come up.
     """
+    left: dict[str, int] = {}
     if told.stop:
-        machines.call(way.front, "door.close", timeout=DOOR_SECONDS)
+        _await_runs(machines, [way.front, *told.stop])
+        _door(machines, way, "door.close")
         # A machine may have been started anew meanwhile, with what it was told before; and the
         # door may have been open. Who cannot say that nothing is in flight is stopped all the same.
-        _emptied(machines, way, told.stop)
+        _, left = _emptied(machines, way)
         if wrong := _stopped(machines, told.stop):
             raise MachineError(
                 f"{_words(wrong)}. The door of {way.front} stays shut, clients wait: it would go "
                 "on with what it was told before; end it there, then salt-run reconcile.run"
             )
     ledger.changed()
-    return _applied(machines, way, told, ledger, {way.main})
+    said = _applied(machines, way, told, ledger, {way.main})
+    return "; ".join([*_cut(left), said])
 
 
 def _applied(machines: Caller, way: Way, told: Telling, ledger: Ledger, needed: set[str]) -> str:
@@ -177,10 +186,11 @@ def _applied(machines: Caller, way: Way, told: Telling, ledger: Ledger, needed: 
                 f"{words}. The door of {way.front} stays shut, clients wait: reconcile goes on "
                 "from here, salt-run reconcile.last"
             )
-    machines.call(way.front, "state.sls", "nginx.loaded", timeout=STEP_SECONDS, queue=True)
+    bounds: dict[str, Any] = {"timeout": STEP_SECONDS, "bound": BOUND_SECONDS}
+    machines.call(way.front, "state.sls", "nginx.loaded", **bounds, queue=True)
     # Written down first: one that was forgotten would go on with what it was told before.
     ledger.late(told.of(failed), failed=True)
-    done = machines.call(way.front, "door.open", way.target, timeout=DOOR_SECONDS)
+    done = _door(machines, way, "door.open", way.target)
     ledger.heard(sorted(told.machines - set(failed)))
     ledger.ended()
     words = f"the door of {way.front} is open, after {done['seconds']} s"
@@ -207,7 +217,7 @@ def _undone(
         for error in _start(machines, stopped, first).values():
             raise MachineError(error)
         failed |= _start(machines, stopped, sorted({*stopped} - {*first, *last}))
-        machines.call(way.front, "door.open", way.target, timeout=DOOR_SECONDS)
+        _door(machines, way, "door.open", way.target)
     except MachineError as error:
         raise _stranded(way, cause, error) from error
     failed |= _start(machines, stopped, last)
@@ -224,23 +234,64 @@ def _stranded(way: Way, cause: Exception, error: MachineError) -> MachineError:
     )
 
 
-def _stop(machines: Caller, way: Way, stops: Stops, doubtful: set[str]) -> None:
+def _door(machines: Caller, way: Way, function: str, *args: str) -> Any:
+    return machines.call(
+        way.front, function, *args, timeout=DOOR_SECONDS, bound=2 * DOOR_SECONDS
+    )
+
+
+def _await_runs(machines: Caller, names: Sequence[str]) -> None:
+    """State runs are over that have begun before it was written down what is being done.
+
+    They know nothing of it: they would open the door, or start what is stopped. A state run waits
+    for those before it (``queue``), and whatever comes behind this one knows.
+    """
+    nothing = {"fun": "test.nop", "name": "saltworks-telling"}
+    answers = machines.calls(
+        names, "state.single", timeout=STEP_SECONDS, queue=True, **nothing
+    )
+    wrong = {name: str(row) for name, row in answers.items() if isinstance(row, MachineError)}
+    if wrong:
+        raise MachineError(_words(wrong))
+
+
+def _stop(machines: Caller, way: Way, stops: Stops, doubtful: set[str]) -> dict[str, int]:
     """What is in flight ends, then services are stopped.
 
     It may need any of them, so all of it ends before any is stopped.
 
     :param doubtful: gets the machines that do not say that they have.
+    :returns: machine to the requests that had not ended in time, and are cut.
     :raises MachineError: not all machines did.
     """
-    wrong = _emptied(machines, way, stops) or _stopped(machines, stops)
+    wrong, left = _emptied(machines, way)
+    # Of the others nobody says that they stop.
+    wrong = {name: row for name, row in wrong.items() if name in stops}
+    wrong = wrong or _stopped(machines, stops)
     doubtful.update(wrong)
     if wrong:
         raise MachineError(_words(wrong))
+    return left
 
 
-def _emptied(machines: Caller, way: Way, stops: Stops) -> dict[str, str]:
-    ports = {name: list(way.ports.get(name, ())) for name in stops}
-    return _all(machines, "synapse_worker.emptied_here", ports)
+def _emptied(machines: Caller, way: Way) -> tuple[dict[str, str], dict[str, int]]:
+    """What went wrong where, and where how many requests have not ended in time."""
+    if not way.ports:
+        return {}, {}
+    rows = {name: list(ports) for name, ports in way.ports.items()}
+    answers = machines.calls(
+        sorted(rows), "synapse_worker.emptied_here", rows, timeout=STEP_SECONDS
+    )
+    wrong = {name: str(row) for name, row in answers.items() if isinstance(row, MachineError)}
+    left = {name: int(row["left"]) for name, row in answers.items() if name not in wrong}
+    return wrong, {name: count for name, count in left.items() if count}
+
+
+def _cut(left: Mapping[str, int]) -> list[str]:
+    words = [f"{left[name]} requests were cut on {name}" for name in sorted(left)]
+    for line in words:
+        log.warning("telling: %s", line)
+    return words
 
 
 def _stopped(machines: Caller, stops: Stops) -> dict[str, str]:
