@@ -10,6 +10,11 @@ nginx-absent-site:
 
 {%- if nginx.manage_server %}
 
+# The values stay until the machine starts again.
+nginx-absent-vanished:
+  file.absent:
+    - name: /etc/sysctl.d/60-saltworks-nginx.conf
+
 nginx-absent-server:
   service.dead:
     - name: nginx

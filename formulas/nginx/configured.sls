@@ -3,6 +3,9 @@
 include:
   - nginx.installed
   - nginx.door
+{%- if routing and nginx.manage_server %}
+  - nginx.vanished
+{%- endif %}
 
 nginx-tls-directory:
   file.directory:

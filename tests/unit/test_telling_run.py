@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from saltworks import telling_run
 from saltworks.errors import Problem, Refused
 from saltworks.minions import MachineError
 from saltworks.telling import Telling
@@ -223,8 +224,13 @@ def test_what_cannot_say_that_nothing_is_in_flight_is_stopped_all_the_same() -> 
     assert (house.door, house.rows["told"]) == ("open", {})
 
 
-def test_what_had_not_ended_in_time_is_said_and_only_who_stops_must_be_empty() -> None:
+def test_what_had_not_ended_in_time_is_said_and_only_who_stops_must_be_empty(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    logged: list[str] = []
+    monkeypatch.setattr(telling_run.log, "warning", lambda text, line: logged.append(line))
     house = House(("sync-2", "synapse_worker.emptied_here"))
     house.left = {"writer-1": 2}
     said = house.conduct()
     assert said == "2 requests were cut on writer-1; the door of proxy is open, after 0.1 s"
+    assert logged == ["2 requests were cut on writer-1"]

@@ -92,14 +92,15 @@ class Way:
 
     :param name: for locations and variables.
     :param asks: whether the owner of a token that does not say is looked up.
-    :param polls: whether they are long polls: cut, they are asked again without their waiting time.
+    :param polls: for how many seconds they may idle, 0 if they do not: cut, they are asked again
+        without their waiting time.
     :param strict: whether only this pool can serve them.
     :param limit: at a time, 0 for no limit.
     """
 
     name: str
     asks: bool = False
-    polls: bool = False
+    polls: int = 0
     strict: bool = False
     limit: int = 0
 
@@ -161,7 +162,7 @@ def _way(group: Group, balance: Balance, servers: int) -> Way:
         return Way(
             name=group.name,
             asks=asks,
-            polls=bool(group.poll_seconds),
+            polls=group.poll_seconds,
             limit=min(group.connections * servers, MOST_CONNECTIONS),
         )
     if group.strict:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from saltworks import joins, worker_table
+from saltworks import joins, slices, worker_table
 
 from tests.bench import results
 from tests.lab import milestones, witness, workers
@@ -20,6 +20,9 @@ pytestmark = [pytest.mark.lab, pytest.mark.soak]
 WRITERS = ("writer-1", "writer-2")
 #: One of each kind that the other tests here do not bring.
 OTHERS = [name for name in WORKERS if name.rpartition("-")[0] not in ("sync", "sender", "writer")]
+
+#: The front gives up a silent peer after 25 s (nginx.vanished).
+VANISHED_SECONDS = 32.0
 
 #: What is shown at the end.
 FIGURES: list[list[str]] = []
@@ -105,6 +108,29 @@ def test_what_a_dead_writer_wrote_another_machine_writes(stage: Stage) -> None:
     assert report["lost"] + report["duplicated"] + report["to_device"]["lost"] == 0
     assert writers(stage) == shared
     assert changes(stage.lab.salt("*", "state.apply", timeout=300)) == []
+
+
+def test_a_machine_that_vanishes_without_a_word_keeps_its_people_waiting_for_seconds(
+    stage: Stage,
+) -> None:
+    name = "sync-1"
+    here(stage, name)
+    out = stage.lab.settings.reports / "vanished.json"
+    machine = stage.lab.machine(name)
+    with milestones.chatting(stage.lab, stage.seed, out):
+        log = f"/var/log/nginx/{slices.SITE}.access.log"
+        served = rf"grep -qE '/sync[^\"]*\" 200 .* {name}-1$' {log}"
+        stage.lab.machine("proxy").wait_for(served, 90, f"{name} to answer people")
+        begun = time.monotonic()
+        # It closes no connection: those that wait for it hear nothing.
+        machine.cut()
+        workers.await_gone(stage.lab, name, workers.LOSS_SECONDS)
+        took = time.monotonic() - begun
+        machine.mend()
+        workers.await_joined(stage.lab, name)
+    report = json.loads(out.read_text())
+    FIGURES.append([f"{name} vanishes, it is gone after", f"{took:.0f}", *people(report)])
+    assert witness.verdict(report, VANISHED_SECONDS) == [], json.dumps(report["worst_waits"])
 
 
 def test_a_worker_that_the_map_does_not_name_any_more_leaves(stage: Stage) -> None:
