@@ -106,6 +106,7 @@ def house(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> House:
     monkeypatch.setattr(hints, "_house", lambda opts: made)
     monkeypatch.setattr(hints, "_key", lambda house: "k")
     monkeypatch.setattr(hints, "_recent", Recent())
+    monkeypatch.setattr(hints, "_strange_starts", Refusals())
     return made
 
 
@@ -121,10 +122,20 @@ def test_only_a_right_proof_becomes_a_runner_job(house: House) -> None:
     assert hints.auth({}, data) == {}, "once in some seconds"
 
 
-def test_a_start_pokes_for_a_member_alone_and_only_when_no_pass_is_due(house: House) -> None:
+def test_a_start_pokes_for_a_member_alone_and_only_when_no_pass_is_due(
+    house: House, lines: list[str]
+) -> None:
     poke: dict[str, Any] = {"saltworks-poke": {"runner.reconcile.poke": []}}
-    assert hints.start({}, {"id": "sync-7", "data": BIG}) == poke
-    for minion in ("sync-2", "legacy", "*", "{{ a }}", None, ["sync-7"], BIG):
-        assert hints.start({}, {"id": minion}) == {}
+    opts = {"pki_dir": str(house.records)}
+    (house.records / "minions").mkdir()
+    (house.records / "minions/legacy").touch()
+    assert hints.start(opts, {"id": "sync-7", "data": BIG}) == poke
+    assert hints.start(opts, {"id": "legacy"}) == {}
+    assert lines == [], "it is what it says, and no member"
+    for minion in ("sync-2", "*", "{{ a }}", "../legacy", None, ["sync-7"], BIG):
+        assert hints.start(opts, {"id": minion}) == {}
+    assert len(lines) == 7, "one line says why"
+    assert lines[0].endswith("'sync-2' is refused: it is said to start, and no key is accepted")
+    assert lines[3].endswith("the id in its start event has not the form of one")
     (house.records / "reconcile.wanted").touch()
-    assert hints.start({}, {"id": "sync-7"}) == {}
+    assert hints.start(opts, {"id": "sync-7"}) == {}

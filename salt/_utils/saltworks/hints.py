@@ -110,6 +110,8 @@ class Recent:
 
 
 _refusals = Refusals()
+#: Of start events, so that a flood of them keeps no line on a proof back.
+_strange_starts = Refusals()
 _recent = Recent()
 _houses: dict[str, Tree] = {}
 _keys: dict[Path, tuple[int, str]] = {}
@@ -158,9 +160,14 @@ def start(opts: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
     """
     minion = data.get("id")
     if not isinstance(minion, str) or len(minion) > 64 or not invites.MINION.fullmatch(minion):
+        _strange_starts.write(minion, "the id in its start event has not the form of one")
         return {}
     house = _house(opts)
-    if passes.wanted(house.records) or minion not in bank.read(house.store, registry.RECORD):
+    if minion not in bank.read(house.store, registry.RECORD):
+        if not (Path(opts["pki_dir"]) / "minions" / minion).exists():
+            _strange_starts.write(minion, "it is said to start, and no key is accepted")
+        return {}
+    if passes.wanted(house.records):
         return {}
     return {"saltworks-poke": {"runner.reconcile.poke": []}}
 
