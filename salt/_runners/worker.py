@@ -27,7 +27,7 @@ from saltworks import (
 from saltworks.errors import Problem, Refused
 from saltworks.keys import Keys
 from saltworks.loaders import refusing
-from saltworks.minions import Machines
+from saltworks.minions import QUEUE, Machines
 from saltworks.plan import MAIN_REPLICATION_PORT, endpoint
 from saltworks.tree import Tree
 
@@ -423,7 +423,7 @@ def _applied(machine: str, function: str, *args: str, bound: float) -> dict[str,
 
     :raises MachineError: it failed, or took too long.
     """
-    states = Machines(__opts__).call(machine, function, *args, bound=bound, queue=True)
+    states = Machines(__opts__).call(machine, function, *args, bound=bound, queue=QUEUE)
     changed = {name: row["changes"] for name, row in states.items() if row.get("changes")}
     changes = {machine: changed} if changed else {}
     return {"said": f"{machine}: {len(states)} states, {len(changed)} changed", "changes": changes}

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from . import reconcile
 from .errors import Refused
-from .minions import BOUND_SECONDS, MachineError
+from .minions import BOUND_SECONDS, QUEUE, MachineError
 from .telling import LATE, TOLD, Telling
 
 log = logging.getLogger(__name__)
@@ -177,7 +177,7 @@ def _applied(machines: Caller, way: Way, told: Telling, ledger: Ledger, needed: 
     """
     failed: dict[str, str] = {}
     for group in told.apply:
-        answers = machines.calls(group, "state.highstate", timeout=STEP_SECONDS, queue=True)
+        answers = machines.calls(group, "state.highstate", timeout=STEP_SECONDS, queue=QUEUE)
         wrong = {name: str(row) for name, row in answers.items() if isinstance(row, MachineError)}
         failed.update(wrong)
         if missing := sorted(needed & set(wrong)):
@@ -187,7 +187,7 @@ def _applied(machines: Caller, way: Way, told: Telling, ledger: Ledger, needed: 
                 "from here, salt-run reconcile.last"
             )
     bounds: dict[str, Any] = {"timeout": STEP_SECONDS, "bound": BOUND_SECONDS}
-    machines.call(way.front, "state.sls", "nginx.loaded", **bounds, queue=True)
+    machines.call(way.front, "state.sls", "nginx.loaded", **bounds, queue=QUEUE)
     # Written down first: one that was forgotten would go on with what it was told before.
     ledger.late(told.of(failed), failed=True)
     done = _door(machines, way, "door.open", way.target)
@@ -248,7 +248,7 @@ def _await_runs(machines: Caller, names: Sequence[str]) -> None:
     """
     nothing = {"fun": "test.nop", "name": "saltworks-telling"}
     answers = machines.calls(
-        names, "state.single", timeout=STEP_SECONDS, queue=True, **nothing
+        names, "state.single", timeout=STEP_SECONDS, queue=QUEUE, **nothing
     )
     wrong = {name: str(row) for name, row in answers.items() if isinstance(row, MachineError)}
     if wrong:
