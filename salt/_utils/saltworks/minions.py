@@ -21,9 +21,9 @@ ASK_SECONDS = 15
 #: For how long machines are waited for at the most that are asked together.
 BOUND_SECONDS = 120.0
 
-#: ``queue`` of a state run: it waits there for those before it, behind so many at the most. With True
-#: Salt puts it aside on the machine's disk, and the machine says to whoever asks that it does not
-#: work on it: it is given up (salt/modules/state.py, ``_check_queue``).
+#: ``queue`` of a state run: it waits there for those before it, behind so many at the most. With
+#: True Salt puts it aside on the machine's disk, and the machine says to whoever asks that it does
+#: not work on it: it is given up (salt/modules/state.py, ``_check_queue``).
 QUEUE = 100
 
 #: Between two looks for answers, in seconds.
