@@ -265,11 +265,20 @@ def _copy(source: Path, destination: Path) -> None:
     subprocess.run(command, check=True, timeout=300)
 
 
+def seen(wrong: list[str], report: Json) -> str:
+    """What is wrong with a witness's report, and what in it may say why."""
+    parts = (
+        *("failures", "worst_waits", "troubles", "to_device", "media"),
+        *("lost_messages", "duplicated_messages"),
+    )
+    return json.dumps({"wrong": wrong} | {name: report.get(name) for name in parts}, indent=1)
+
+
 def assert_unharmed(out: Path, worst_wait: float | None = None) -> None:
     """Nobody lost anything or was refused anything, by the witness's report in `out`."""
     report = json.loads(out.read_text())
     wrong = witness.verdict(report, worst_wait)
-    assert wrong == [], json.dumps([report["failures"], report["worst_waits"]], indent=1)
+    assert wrong == [], seen(wrong, report)
 
 
 def assert_reads_as_before(stage: Stage, before: Json) -> None:
