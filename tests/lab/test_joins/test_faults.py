@@ -93,7 +93,8 @@ def test_no_state_run_opens_the_door_while_others_are_told(stage: Stage) -> None
     gone(stage)
     with witnessed(stage, "state.apply behind the shut door", SHUT_SECONDS):
         comes(stage)
-        assert changes(stage.lab.salt("proxy", "state.apply", timeout=300)) == []
+        # It may bring the new routing, if the registry has it by then.
+        stage.lab.salt("proxy", "state.apply", timeout=300)
         # It is opened, and then that is written down.
         if not stage.is_shut("proxy"):
             wait_for(lambda: not stops(stage), 2, "all to have been told, now that it is open")
