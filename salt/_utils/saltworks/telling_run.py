@@ -22,8 +22,8 @@ from .telling import LATE, TOLD, Telling
 log = logging.getLogger(__name__)
 
 #: After how many seconds without an answer a machine is asked whether it is still at it: one that
-#: has died meanwhile is to be noticed while people still wait. Without the front nobody is served
-#: in any case.
+#: has died meanwhile is to be noticed while people still wait. So is an answer that was lost with the
+#: master's restart; the door itself may take longer.
 STEP_SECONDS, DOOR_SECONDS = 5, 60
 
 
@@ -235,9 +235,7 @@ def _stranded(way: Way, cause: Exception, error: MachineError) -> MachineError:
 
 
 def _door(machines: Caller, way: Way, function: str, *args: str) -> Any:
-    return machines.call(
-        way.front, function, *args, timeout=DOOR_SECONDS, bound=2 * DOOR_SECONDS
-    )
+    return machines.call(way.front, function, *args, timeout=STEP_SECONDS, bound=DOOR_SECONDS)
 
 
 def _await_runs(machines: Caller, names: Sequence[str]) -> None:
