@@ -22,8 +22,8 @@ from .telling import LATE, TOLD, Telling
 log = logging.getLogger(__name__)
 
 #: After how many seconds without an answer a machine is asked whether it is still at it: one that
-#: has died meanwhile is to be noticed while people still wait. So is an answer that was lost with the
-#: master's restart; the door itself may take longer.
+#: has died meanwhile is to be noticed while people still wait, and so is an answer that was lost
+#: with the master's restart. The door itself may take longer.
 STEP_SECONDS, DOOR_SECONDS = 5, 60
 
 
