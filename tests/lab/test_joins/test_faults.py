@@ -59,15 +59,15 @@ def witnessed(stage: Stage, what: str, worst_wait: float | None) -> Iterator[Non
     assert worst_wait is None or witness.verdict(report, worst_wait) == []
 
 
-def settled(stage: Stage, name: str, state: registry.State) -> float:
-    """Waits until a member has a state and nobody is being told of it; how many seconds."""
+def settled(stage: Stage, name: str, *states: registry.State) -> float:
+    """Waits until a member has one of states and nobody is told of it; how many seconds."""
 
     def rests() -> bool:
         busy = any(workers.recorded(stage.lab, row) for row in (lock.RECORD, telling.TOLD))
-        return workers.state(stage.lab, name) == state and not busy
+        return workers.state(stage.lab, name) in states and not busy
 
     begun = time.monotonic()
-    wait_for(rests, SETTLED_SECONDS, f"{name} to be {state}", interval=workers.LOOK_SECONDS)
+    wait_for(rests, SETTLED_SECONDS, f"{name} to be {' or '.join(states)}", interval=workers.LOOK_SECONDS)
     return time.monotonic() - begun
 
 
@@ -133,7 +133,8 @@ def test_a_writer_that_dies_while_others_are_told_of_it_keeps_nobody_waiting_lon
         stage.lab.machine(WRITER).kill()
         opened = "the door to be open again"
         wait_for(lambda: not stage.is_shut("proxy"), SHUT_SECONDS, opened, interval=0.1)
-        settled(stage, WRITER, "gone")
+        # Its join goes on when it is back; or it was ready already, and is lost.
+        settled(stage, WRITER, "joining", "gone")
     stage.lab.boot([WRITER], answering=False)
     settled(stage, WRITER, "ready")
 
