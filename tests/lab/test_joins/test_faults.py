@@ -67,7 +67,8 @@ def settled(stage: Stage, name: str, *states: registry.State) -> float:
         return workers.state(stage.lab, name) in states and not busy
 
     begun = time.monotonic()
-    wait_for(rests, SETTLED_SECONDS, f"{name} to be {' or '.join(states)}", interval=workers.LOOK_SECONDS)
+    what = f"{name} to be {' or '.join(states)}"
+    wait_for(rests, SETTLED_SECONDS, what, interval=workers.LOOK_SECONDS)
     return time.monotonic() - begun
 
 
