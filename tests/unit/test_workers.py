@@ -173,6 +173,14 @@ def test_a_machine_of_workers_holds_no_secret_that_it_does_not_need() -> None:
     assert of("proxy") == {"tls_certificate", "tls_key"}
 
 
+def test_what_belongs_to_synapse_s_account_comes_after_it() -> None:
+    placed = cluster.placement(*cluster.members(cluster.EACH))
+    for kind in TABLE.kinds:
+        found = slices.slice_for(cluster.WORKER_MAP, placed, f"{kind}-1", secret)
+        beside = ["synapse.installed", "media"] if kind == "media" else []
+        assert found["saltworks"]["states"] == ["base", "firewall", *beside, "synapse"], kind
+
+
 def test_who_could_make_himself_an_administrator_is_main_alone() -> None:
     cmap = copy.deepcopy(cluster.WORKER_MAP)
     cmap["synapse"]["settings"]["registration_shared_secret"] = {"secret": "registration"}

@@ -51,6 +51,9 @@ def worker(
         # It keeps a cache of the store as Synapse's machine did.
         beside = dict(parts.PARTS["media"].synapse(cmap, placement, secret).get("beside", {}))
     states = beside.pop("states", [])
+    if states:
+        # What is beside it belongs to its account, which comes with the release.
+        states = ["synapse.installed", *states]
     proxies = [clustermap.address(cmap, name) for name in clustermap.machines_of(cmap, "proxy")]
     rules: dict[int, list[str]] = {}
     for row in rows:
