@@ -85,7 +85,7 @@ def drain(minion: str, remove_key: bool = False) -> str:
         salt-run worker.drain sync-2
     """
     house = Tree.of(__opts__)
-    registry.known(registry.of(bank.read(house.store, registry.RECORD)), minion)
+    registry.known(movement.members_of(house), minion)
     with house.changing(admission.OUT) as rows:
         rows[minion] = {"since": lock.stamp(time.time()), "remove_key": bool(remove_key)}
     passes.poke(house.records, passes.starter(__opts__))
@@ -450,4 +450,6 @@ def _record(house: Tree, minion: str, row: dict[str, Any]) -> None:
 
 def _mine(what: str) -> Tree:
     """The tree, as long as the cluster's lock is this process's."""
-    return movement.mine(Tree.of(__opts__), what)
+    house = Tree.of(__opts__)
+    lock.demand(house.store, what)
+    return house

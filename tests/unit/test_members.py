@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -241,7 +242,6 @@ def test_each_phase_is_the_time_since_the_one_before() -> None:
     assert joins.left(stays, "leave", [], 300.0) == later
     done = joins.ended(again, [], 190.0)
     assert joins.finished(done, one)
-    assert members.admitted_at(dataclasses.replace(one, since="1970-01-01T00:01:00Z")) == 60.0
     assert not joins.finished(done, dataclasses.replace(one, generation=3))
     assert not joins.finished(done, dataclasses.replace(one, state="gone"))
     with pytest.raises(KeyError, match="no phase is called 'lunch'"):
@@ -276,3 +276,12 @@ def test_with_two_machines_of_each_kind_every_process_gets_requests() -> None:
                 reached.add(routed.servers[chosen].name)
         wanted = {row.name for row in found.processes.values() if row.kind == kind}
         assert not requests or reached >= wanted, kind
+
+
+def test_when_a_member_was_admitted_is_told_in_summer_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = dataclasses.replace(member("sync-1", "sync", 1), since="2026-07-01T00:00:00Z")
+    with monkeypatch.context() as zone:
+        zone.setenv("TZ", "Europe/Berlin")
+        time.tzset()
+        assert members.admitted_at(one) == 1782864000.0
+    time.tzset()

@@ -11,16 +11,6 @@ from .telling_run import Ledger
 from .tree import Tree
 
 
-def mine(house: Tree, what: str) -> Tree:
-    """The tree, as long as the cluster's lock is this process's.
-
-    :param what: is being done.
-    :raises Refused: the lock is somebody else's, or nobody's any more.
-    """
-    lock.demand(house.store, what)
-    return house
-
-
 def map_of(house: Tree) -> clustermap.Map:
     """The cluster map.
 
@@ -57,7 +47,7 @@ def moved(house: Tree, minion: str, state: registry.State, phase: str = "") -> d
 
 def registered(house: Tree, minion: str, state: registry.State) -> dict[str, Any]:
     """The registry says it, and nothing else is done: what fails here has changed nothing."""
-    mine(house, state)
+    lock.demand(house.store, state)
     with house.changing(registry.RECORD) as rows:
         found = registry.of(rows)
         before = registry.known(found, minion).state

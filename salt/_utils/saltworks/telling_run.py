@@ -178,7 +178,7 @@ def _applied(machines: Caller, way: Way, told: Telling, ledger: Ledger, needed: 
     failed: dict[str, str] = {}
     for group in told.apply:
         answers = machines.calls(group, "state.highstate", timeout=STEP_SECONDS, queue=QUEUE)
-        wrong = {name: str(row) for name, row in answers.items() if isinstance(row, MachineError)}
+        wrong = _wrong(answers)
         failed.update(wrong)
         if missing := sorted(needed & set(wrong)):
             words = _words({name: wrong[name] for name in missing})
@@ -248,8 +248,7 @@ def _await_runs(machines: Caller, names: Sequence[str]) -> None:
     answers = machines.calls(
         names, "state.single", timeout=STEP_SECONDS, queue=QUEUE, **nothing
     )
-    wrong = {name: str(row) for name, row in answers.items() if isinstance(row, MachineError)}
-    if wrong:
+    if wrong := _wrong(answers):
         raise MachineError(_words(wrong))
 
 
@@ -280,7 +279,7 @@ def _emptied(machines: Caller, way: Way) -> tuple[dict[str, str], dict[str, int]
     answers = machines.calls(
         sorted(rows), "synapse_worker.emptied_here", rows, timeout=STEP_SECONDS
     )
-    wrong = {name: str(row) for name, row in answers.items() if isinstance(row, MachineError)}
+    wrong = _wrong(answers)
     left = {name: int(row["left"]) for name, row in answers.items() if name not in wrong}
     return wrong, {name: count for name, count in left.items() if count}
 
@@ -310,6 +309,10 @@ def _all(machines: Caller, function: str, rows: Mapping[str, Any]) -> dict[str, 
     if not rows:
         return {}
     answers = machines.calls(sorted(rows), function, rows, timeout=STEP_SECONDS)
+    return _wrong(answers)
+
+
+def _wrong(answers: Mapping[str, Any]) -> dict[str, str]:
     return {name: str(row) for name, row in answers.items() if isinstance(row, MachineError)}
 
 
