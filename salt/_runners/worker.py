@@ -27,7 +27,7 @@ from saltworks import (
 from saltworks.errors import Problem, Refused
 from saltworks.keys import Keys
 from saltworks.loaders import refusing
-from saltworks.minions import QUEUE, Machines
+from saltworks.minions import QUEUE, ROLE, MachineError, Machines
 from saltworks.plan import MAIN_REPLICATION_PORT, endpoint
 from saltworks.tree import Tree
 
@@ -39,6 +39,10 @@ __func_alias__ = {"list_": "list"}
 
 #: Bounds of what is waited for, in seconds.
 SYNC_SECONDS, HEALTHY_SECONDS, CATCH_UP_SECONDS, SERVE_SECONDS = 120, 60, 60, 30
+
+#: What the project has for machines, in the order in which one needs the other. Salt's
+#: ``sync_all`` asks the master for twenty kinds.
+MODULES = ("utils", "modules", "states")
 
 #: A state run that brings Synapse's release, and one that has little to do.
 CONVERGE_SECONDS, APPLY_SECONDS = 900, 300
@@ -54,7 +58,7 @@ LAST_SECONDS, RESTART_SECONDS = 10, 20
 DRAIN_SECONDS = 90
 
 #: How many answers in a row make a process a healthy one, and seconds between them.
-TIMES, HEALTHY_EVERY = 3, 0.5
+TIMES, HEALTHY_EVERY = 3, 0.25
 
 
 @refusing
@@ -178,10 +182,14 @@ def begin(minion: str) -> dict[str, Any]:
 
 @refusing
 def sync(minion: str) -> dict[str, Any]:
-    """The machine gets the project's modules and is asked for its address."""
+    """The machine, and the front, get the project's modules; it is asked for its address."""
     house, machines = _mine("join"), Machines(__opts__)
     cmap = movement.map_of(house)
-    machines.call(minion, "saltutil.sync_all", bound=SYNC_SECONDS)
+    both = [minion, house.placement(cmap).front]
+    for kind in MODULES:
+        answers = machines.calls(both, f"saltutil.sync_{kind}", bound=SYNC_SECONDS)
+        if wrong := [str(row) for row in answers.values() if isinstance(row, MachineError)]:
+            raise MachineError("; ".join(wrong))
     told = [
         address
         for function in ("network.ip_addrs", "network.ip_addrs6")
@@ -198,7 +206,7 @@ def sync(minion: str) -> dict[str, Any]:
 def converge(minion: str) -> dict[str, Any]:
     """The machine has what the plan says of it."""
     _mine("join")
-    return _applied(minion, "state.highstate", bound=CONVERGE_SECONDS)
+    return _applied(minion, ROLE, bound=CONVERGE_SECONDS)
 
 
 @refusing
@@ -206,14 +214,14 @@ def front(minion: str) -> dict[str, Any]:
     """The front has what the plan says of it, since that of a member has changed."""
     house = _mine(f"front for {minion}")
     machine = house.placement(movement.map_of(house)).front
-    return _applied(machine, "state.highstate", bound=APPLY_SECONDS)
+    return _applied(machine, ROLE, bound=APPLY_SECONDS)
 
 
 @refusing
 def retire(minion: str) -> dict[str, Any]:
     """Nothing of a worker runs on the machine any more."""
     _mine("leave")
-    return _applied(minion, "state.sls", "roles.worker.absent", bound=APPLY_SECONDS)
+    return _applied(minion, f"{ROLE}.worker.absent", bound=APPLY_SECONDS)
 
 
 @refusing
@@ -418,12 +426,12 @@ def _restarted(house: Tree, machines: Machines, minion: str) -> bool:
     return not wrong and members.healthy(house, machines, 1).get(minion, False)
 
 
-def _applied(machine: str, function: str, *args: str, bound: float) -> dict[str, Any]:
+def _applied(machine: str, sls: str, bound: float) -> dict[str, Any]:
     """A state run on a machine, which waits for those before it; for a step's answer.
 
     :raises MachineError: it failed, or took too long.
     """
-    states = Machines(__opts__).call(machine, function, *args, bound=bound, queue=QUEUE)
+    states = Machines(__opts__).call(machine, "state.sls", sls, bound=bound, queue=QUEUE)
     changed = {name: row["changes"] for name, row in states.items() if row.get("changes")}
     changes = {machine: changed} if changed else {}
     return {"said": f"{machine}: {len(states)} states, {len(changed)} changed", "changes": changes}

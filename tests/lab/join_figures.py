@@ -111,7 +111,7 @@ def report(rows: Sequence[Join], floor: Mapping[str, float], leaves: Sequence[fl
     """What is kept of a run. At its top the joins that are bound: of a generic machine which has
     the release, from its minion's start.
 
-    floor: Salt's own, in seconds: `minion`, from its start to its answer, and `state`.
+    floor: Salt's own, in seconds: what the actions of a join take with nothing in them.
     """
     groups: dict[str, list[Join]] = {}
     for row in rows:
@@ -142,7 +142,7 @@ def table(rows: Sequence[Join], kept: Mapping[str, Any]) -> list[list[str]]:
         total, start = found["total_seconds"], found["synapse_start_seconds"]
         cells.append(_cells(f"median, {sort}", how, found["phases"], total, start, floor))
     none = [""] * len(joins.PHASES)
-    words = "its start, a ping, a state run"
+    words = ", ".join(f"{name} {took:.1f}" for name, took in kept["salt_floor_seconds"].items())
     cells.append(["Salt's floor", words, *none, f"{floor:.1f}", "", ""])
     return [*cells, ["median, leave", "", *none, f"{kept['leave_seconds']:.1f}", "", ""]]
 

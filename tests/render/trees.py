@@ -13,7 +13,7 @@ import inspect
 import re
 from collections import UserDict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,12 @@ def cases_for(sls: str, path: Path, cases: Mapping[str, Any]) -> list[Case]:
     :param cases: content of ``cases.yaml``: path below the project → case name → case.
     """
     relative = path.relative_to(ROOT)
+    if relative.parts == ("salt", "roles", "init.sls"):
+        # It includes the one of the machine's role: once for each.
+        return [
+            replace(cases_for(sls, one, cases)[0], path=path, name=one.parent.name)
+            for one in sorted(path.parent.glob("*/init.sls"))
+        ]
     if relative.parts[0] != "formulas":
         return [
             Case(sls, path, name, pillar, functions)

@@ -75,16 +75,13 @@ def test_the_log_has_each_reason_once_and_a_flood_a_bounded_part(lines: list[str
     assert lines[-1] == "join: 'dict' is refused: its id has not the form of one"
 
 
-def test_what_was_handed_on_is_not_again_for_seconds_and_is_forgotten_in_order() -> None:
+def test_what_was_handed_on_is_not_again_for_seconds_and_so_many_at_a_time() -> None:
     now = [0.0]
     recent = Recent(most=2, clock=lambda: now[0])
-    assert recent.is_new("a")
-    assert not recent.is_new("a")
+    assert [recent.verdict(what) for what in "aab"] == ["new", "again", "new"]
+    assert [recent.verdict(what) for what in "cbc"] == ["many", "again", "many"]
     now[0] = hints.AGAIN_SECONDS
-    assert recent.is_new("a")
-    assert recent.is_new("b")
-    assert recent.is_new("c")
-    assert recent.is_new("a"), "forgotten: it holds two"
+    assert [recent.verdict(what) for what in "caab"] == ["new", "new", "again", "many"]
     assert len(recent._at) == 2
 
 
@@ -120,6 +117,15 @@ def test_only_a_right_proof_becomes_a_runner_job(house: House) -> None:
     args = [{"minion": "sync-2"}, {"public_key": PUBLIC}, {"proof": right}]
     assert reaction == {"saltworks-admit": {"runner.join.admit": [{"args": args}]}}
     assert hints.auth({}, data) == {}, "once in some seconds"
+
+
+def test_a_crowd_with_right_proofs_is_let_in_some_at_a_time(
+    house: House, monkeypatch: pytest.MonkeyPatch, lines: list[str]
+) -> None:
+    monkeypatch.setattr(hints, "_recent", Recent(most=0))
+    proof = join_machine.proof_of(invites.secret_of(house.invite, "k"), "sync-2", PUBLIC)
+    assert hints.auth({}, {**GOOD, "autosign_grains": {"join_proof": proof}}) == {}
+    assert "others were let in within 5 s" in lines[0]
 
 
 def test_a_start_pokes_for_a_member_alone_and_only_when_no_pass_is_due(

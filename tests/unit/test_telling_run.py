@@ -35,6 +35,8 @@ class House:
         self.ledger = Ledger(self, "writer-2")
 
     def call(self, minion: str, function: str, *args: Any, **_: Any) -> Any:
+        if function == "state.sls":
+            function = f"{function} {args[0]}"
         self.log.append(f"{minion} {function}")
         if (minion, function) in self.failing:
             raise MachineError(f"{minion}: {function} failed")
@@ -54,7 +56,7 @@ class House:
             if args and function.startswith("synapse_worker."):
                 self.given.append((function, minion, args[0][minion]))
             try:
-                found[minion] = self.call(minion, function)
+                found[minion] = self.call(minion, function, *args)
             except MachineError as error:
                 found[minion] = error
         return found
@@ -85,9 +87,9 @@ STOPS = [
 ]
 STARTS = {name: f"{name} synapse_worker.start_here" for name in ("synapse", "writer-1", "writer-2")}
 APPLIED = [
-    f"{name} state.highstate" for name in ("synapse", "writer-1", "writer-2", "sync-1", "sync-2")
+    f"{name} state.sls roles" for name in ("synapse", "writer-1", "writer-2", "sync-1", "sync-2")
 ]
-OPENED = ["proxy state.sls", "proxy door.open"]
+OPENED = ["proxy state.sls nginx.loaded", "proxy door.open"]
 
 
 def test_all_are_stopped_then_the_registry_changes_then_all_are_started_main_first() -> None:
@@ -160,16 +162,16 @@ def test_on_the_way_back_one_that_does_not_start_keeps_nobody_waiting_but_main_d
 
 
 def test_one_that_only_serves_and_fails_does_not_hold_the_door() -> None:
-    house = House(("sync-1", "state.highstate"))
+    house = House(("sync-1", "state.sls roles"))
     said = house.conduct()
-    assert said == "later: sync-1: state.highstate failed; the door of proxy is open, after 0.1 s"
+    assert said == "later: sync-1: state.sls roles failed; the door of proxy is open, after 0.1 s"
     assert (house.door, house.rows["told"], house.late) == ("open", {}, {"sync-1": []})
     assert house.rows["late"]["sync-1"]["not_before"] > 0, "and not at once again"
 
 
 def test_a_writer_that_fails_is_tried_again_once_and_then_keeps_nobody_waiting() -> None:
-    house = House(("writer-1", "state.highstate"))
-    with pytest.raises(MachineError, match=r"writer-1: state.highstate failed. The door of proxy"):
+    house = House(("writer-1", "state.sls roles"))
+    with pytest.raises(MachineError, match=r"writer-1: state.sls roles failed. The door of proxy"):
         house.conduct()
     assert house.door == "closed"
     assert house.rows["told"]["writer-2"]["changed"], "what is started from here on has the new"
@@ -180,9 +182,9 @@ def test_a_writer_that_fails_is_tried_again_once_and_then_keeps_nobody_waiting()
 
 
 def test_without_main_the_door_stays_shut_and_it_is_tried_again() -> None:
-    house = House(("synapse", "state.highstate"))
+    house = House(("synapse", "state.sls roles"))
     for step in (house.conduct, lambda: finish(house, WAY, TOLD, house.ledger)):
-        with pytest.raises(MachineError, match=r"synapse: state.highstate failed"):
+        with pytest.raises(MachineError, match=r"synapse: state.sls roles failed"):
             step()
         assert (house.door, list(house.rows["told"])) == ("closed", ["writer-2"])
     house.failing.clear()
@@ -213,7 +215,7 @@ def test_nothing_is_applied_while_one_does_not_stop() -> None:
     house.ledger.begun(TOLD)
     with pytest.raises(MachineError, match=r"writer-1: synapse_worker.stop_here failed"):
         finish(house, WAY, TOLD, house.ledger)
-    assert not [row for row in house.log if row.endswith("highstate")]
+    assert not [row for row in house.log if row.endswith("state.sls roles")]
     assert house.door == "closed"
 
 

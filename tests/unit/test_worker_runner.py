@@ -27,17 +27,21 @@ def test_a_join_is_stamped_step_by_step_and_ends_ready(tmp_path: Path) -> None:
     assert list(joins.report(row)["phases"]) == list(joins.PHASES[1:])
     assert joins.finished(row, member)
     assert house.calls == [
-        ("sync-1", "saltutil.sync_all"),
+        *(
+            (name, f"saltutil.sync_{kind}")
+            for kind in ("utils", "modules", "states")
+            for name in ("sync-1", "proxy")
+        ),
         ("sync-1", "network.ip_addrs"),
         ("sync-1", "network.ip_addrs6"),
-        ("sync-1", "state.highstate"),
-        ("sync-1", "synapse_worker.healthy", [URL], 3, 0.5, 60),
+        ("sync-1", "state.sls", "roles"),
+        ("sync-1", "synapse_worker.healthy", [URL], 3, 0.25, 60),
         ("sync-1", "synapse_worker.caught_up", [URL], "http://198.18.0.12:9093", 60),
         ("proxy", "synapse_worker.answering", [URL]),
-        ("proxy", "state.highstate"),
-        house.calls[8],
+        ("proxy", "state.sls", "roles"),
+        house.calls[13],
     ]
-    front, function, requests, names, log, address, port, name, bound = house.calls[8]
+    front, function, requests, names, log, address, port, name, bound = house.calls[13]
     assert bound == 30
     assert (front, function, names) == ("proxy", "synapse_worker.served", ["sync-1-1"])
     assert (log, address, port, name) == (
@@ -65,7 +69,7 @@ def test_a_leave_and_a_loss_end_gone_and_the_key_goes_only_if_asked(tmp_path: Pa
     house.module.emptied("sync-1")
     assert house.module.retire("sync-1")["said"] == "sync-1: 0 states, 0 changed"
     assert house.calls == [
-        ("proxy", "state.highstate"),
+        ("proxy", "state.sls", "roles"),
         ("sync-1", "synapse_worker.emptied", [8101], 90),
         ("sync-1", "state.sls", "roles.worker.absent"),
     ]

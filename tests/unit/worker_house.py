@@ -10,7 +10,7 @@ from typing import Any
 
 from saltworks import owners, plan, registry, telling
 from saltworks.errors import Problem
-from saltworks.minions import MachineError
+from saltworks.minions import ROLE, MachineError
 
 from tests import cluster
 from tests.cluster import WORKER_MAP
@@ -19,6 +19,7 @@ from tests.unit.house import Records, held
 from tests.unit.modules.minion_modules import load
 
 URL = "http://198.19.0.1:8101"
+STATES = {"a": {"changes": {}}, "b": {"changes": {"new": 1}}}
 MAIN_URL = "http://198.18.0.12:8008"
 
 
@@ -41,8 +42,7 @@ class House:
             "synapse_worker.emptied": {"seconds": 31.0, "left": 0},
             "synapse_worker.answering": self.health,
             "synapse_worker.emptied_here": {"seconds": 0.0, "left": 0},
-            "state.highstate": {"a": {"changes": {}}, "b": {"changes": {"new": 1}}},
-            "state.sls": {},
+            "state.sls": lambda sls: dict(STATES) if sls == ROLE else {},
             "door.status": {"state": "open"},
             "door.close": {"seconds": 0.2},
             "door.open": {"seconds": 0.1},
@@ -50,7 +50,7 @@ class House:
         #: Who does not answer Salt, which processes not the front, and what fails where.
         self.silent: set[str] = set()
         self.dead: set[str] = set()
-        self.failing: dict[tuple[str, str], MachineError] = {}
+        self.failing: dict[tuple[str, ...], MachineError] = {}
         self.removed: list[str] = []
         self.module: Any = load("_runners", "worker")
         vars(self.module).update(
@@ -83,8 +83,9 @@ class House:
         self.calls.append((minion, function, *args))
         if minion in self.silent:
             raise MachineError(f"{minion} did not answer {function}")
-        if (minion, function) in self.failing:
-            raise self.failing[minion, function]
+        for asked, error in self.failing.items():
+            if self.calls[-1][: len(asked)] == asked:
+                raise error
         answer = self.answers.get(function)
         return answer(*args) if callable(answer) else answer
 
@@ -121,8 +122,8 @@ class House:
             self.store.rows["registry"][row.minion] = asdict(row)
         return self
 
-    def asked(self, function: str) -> list[str]:
-        return [row[0] for row in self.calls if row[1:2] == (function,)]
+    def asked(self, *words: str) -> list[str]:
+        return [row[0] for row in self.calls if row[1 : 1 + len(words)] == words]
 
     def remove(self, minion: str) -> None:
         self.removed.append(minion)
@@ -157,7 +158,7 @@ def joining(tmp_path: Path) -> House:
 def cut(tmp_path: Path) -> House:
     """The run died right after the registry changed: nobody runs, the door is shut."""
     house = joining(tmp_path)
-    house.failing[("synapse", "state.highstate")] = MachineError("it was killed here")
+    house.failing[("synapse", "state.sls", ROLE)] = MachineError("it was killed here")
     assert "stays shut" in house.module.register("persister-2")["data"]
     assert house.placement(WORKER_MAP).telling == ("persister-2",)
     assert house.placement(WORKER_MAP).stopped == (), "what is started now has the new"

@@ -36,6 +36,9 @@ GRAIN = "join_proof"
 #: One who is let in says so again until it is done; this often is enough, in seconds.
 AGAIN_SECONDS = 5.0
 
+#: So many machines may be let in within that time: each is a process of the master's.
+MOST = 50
+
 #: Lines a minute that refusals may write into the log.
 LINES = 60
 
@@ -90,23 +93,24 @@ class Refusals:
 
 
 class Recent:
-    """What was handed on in the last seconds; the oldest is forgotten first."""
+    """What was handed on in the last ``AGAIN_SECONDS``: each once, and so many in all."""
 
-    def __init__(self, most: int = 1024, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, most: int = MOST, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._most = most
         self._at: collections.OrderedDict[Any, float] = collections.OrderedDict()
 
-    def is_new(self, what: Any) -> bool:
-        """Whether it was not handed on in the last ``AGAIN_SECONDS``; from now on it was."""
+    def verdict(self, what: Any) -> str:
+        """``new`` when it is to be handed on, as from now on it was; ``again``; or ``many``."""
         now = self._clock()
-        if now - self._at.get(what, -AGAIN_SECONDS) < AGAIN_SECONDS:
-            return False
-        self._at[what] = now
-        self._at.move_to_end(what)
-        if len(self._at) > self._most:
+        while self._at and now - next(iter(self._at.values())) >= AGAIN_SECONDS:
             self._at.popitem(last=False)
-        return True
+        if what in self._at:
+            return "again"
+        if len(self._at) >= self._most:
+            return "many"
+        self._at[what] = now
+        return "new"
 
 
 _refusals = Refusals()
@@ -141,7 +145,11 @@ def auth(opts: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
     if verdict.refusal:
         _refusals.write(asked.minion, verdict.refusal)
         return {}
-    if not _recent.is_new((asked.minion, invites.fingerprint(asked.public_key))):
+    recent = _recent.verdict((asked.minion, invites.fingerprint(asked.public_key)))
+    if recent == "many":
+        # Its minion says it again every few seconds.
+        _refusals.write(asked.minion, f"{MOST} others were let in within {AGAIN_SECONDS:g} s")
+    if recent != "new":
         return {}
     # Salt takes a list of mappings with one key each, and says so only in the log.
     args = [

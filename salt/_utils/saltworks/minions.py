@@ -26,6 +26,10 @@ BOUND_SECONDS = 120.0
 #: not work on it: it is given up (salt/modules/state.py, ``_check_queue``).
 QUEUE = 100
 
+#: The states of a machine's role, by ``state.sls``: what its highstate is, without the two seconds
+#: in which Salt first looks for new modules (salt/state.py, ``load_dynamic``).
+ROLE = "roles"
+
 #: Between two looks for answers, in seconds.
 LOOK_SECONDS = 0.02
 

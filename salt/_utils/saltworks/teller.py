@@ -12,7 +12,7 @@ from typing import Any
 
 from . import bank, clustermap, movement, parts, plan, registry, telling, telling_run
 from .errors import Problem, Refused
-from .minions import BOUND_SECONDS, QUEUE, MachineError, Machines
+from .minions import BOUND_SECONDS, QUEUE, ROLE, MachineError, Machines
 from .plan import Placement
 from .telling_run import Ledger, Way
 from .tree import Tree
@@ -116,7 +116,7 @@ def told_later(house: Tree, machines: Machines, machine: str) -> dict[str, Any]:
             raise
         return {"said": said, "changes": {"told": [machine]}}
     try:
-        machines.call(machine, "state.highstate", bound=BOUND_SECONDS, queue=QUEUE)
+        machines.call(machine, "state.sls", ROLE, bound=BOUND_SECONDS, queue=QUEUE)
     except MachineError:
         ledger.late({machine: ()}, failed=True)
         raise

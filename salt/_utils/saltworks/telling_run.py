@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from . import reconcile
 from .errors import Refused
-from .minions import BOUND_SECONDS, QUEUE, MachineError
+from .minions import BOUND_SECONDS, QUEUE, ROLE, MachineError
 from .telling import LATE, TOLD, Telling
 
 log = logging.getLogger(__name__)
@@ -177,7 +177,7 @@ def _applied(machines: Caller, way: Way, told: Telling, ledger: Ledger, needed: 
     """
     failed: dict[str, str] = {}
     for group in told.apply:
-        answers = machines.calls(group, "state.highstate", timeout=STEP_SECONDS, queue=QUEUE)
+        answers = machines.calls(group, "state.sls", ROLE, timeout=STEP_SECONDS, queue=QUEUE)
         wrong = _wrong(answers)
         failed.update(wrong)
         if missing := sorted(needed & set(wrong)):

@@ -1,0 +1,3 @@
+# What the machine's role means today: the whole of its highstate.
+include:
+  - roles.{{ salt['pillar.get']('saltworks:role') }}
