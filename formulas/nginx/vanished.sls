@@ -9,18 +9,11 @@
   'net.ipv4.tcp_keepalive_probes': 3,
   'net.ipv4.tcp_retries2': 8,
 } %}
-
-nginx-vanished:
-  file.managed:
-    - name: /etc/sysctl.d/60-saltworks-nginx.conf
-    - mode: '0644'
-    - contents:
 {%- for name, value in settings | dictsort %}
-        - {{ name }} = {{ value }}
-{%- endfor %}
 
-nginx-vanished-now:
-  cmd.run:
-    - name: sysctl --load /etc/sysctl.d/60-saltworks-nginx.conf
-    - onchanges:
-        - file: nginx-vanished
+nginx-vanished-{{ name }}:
+  sysctl.present:
+    - name: {{ name }}
+    - value: {{ value }}
+    - config: /etc/sysctl.d/60-saltworks-nginx.conf
+{%- endfor %}

@@ -40,6 +40,9 @@ __func_alias__ = {"list_": "list"}
 #: Bounds of what is waited for, in seconds.
 SYNC_SECONDS, HEALTHY_SECONDS, CATCH_UP_SECONDS, SERVE_SECONDS = 120, 60, 60, 30
 
+#: How long a milestone waits for one more of the machines that have been let in, and between looks.
+ARRIVE_SECONDS, ARRIVE_EVERY = 180, 1.0
+
 #: What the project has for machines, in the order in which one needs the other. Salt's
 #: ``sync_all`` asks the master for twenty kinds.
 MODULES = ("utils", "modules", "states")
@@ -225,6 +228,38 @@ def retire(minion: str) -> dict[str, Any]:
 
 
 @refusing
+def arrive() -> dict[str, Any]:
+    """Wait until every machine that has been let in is in service.
+
+    Reconcile brings them, in a process of its own: this one gives the cluster's lock away.
+
+    :raises Refused: a join failed, or nobody more came into service for ``ARRIVE_SECONDS``.
+    """
+    house = Tree.of(__opts__)
+    lock.release(house)
+    first = left = _coming(house)
+    if first:
+        passes.poke(house.records, passes.starter(__opts__))
+    end = time.monotonic() + ARRIVE_SECONDS
+    while left and not any(left.values()) and time.monotonic() < end:
+        time.sleep(ARRIVE_EVERY)
+        now = _coming(house)
+        if len(now) < len(left):
+            end = time.monotonic() + ARRIVE_SECONDS
+        left = now
+    if left:
+        why = bank.read(house.store, members.PASSES).get("waits", {})
+        see = "main serves in its place; reconcile tries on: salt-run worker.list, reconcile.last"
+        words = {
+            name: error or why.get(name, f"has not joined within {ARRIVE_SECONDS} s")
+            for name, error in left.items()
+        }
+        raise Refused("arrival", [Problem(name, what, see) for name, what in words.items()])
+    said = ", ".join(first) or "no machine was waiting: salt-run join.invite lets one in"
+    return {"said": said, "changes": {"joined": sorted(first)} if first else {}}
+
+
+@refusing
 def healthy(minion: str) -> dict[str, Any]:
     """Wait until each of its processes has answered several times in a row."""
     house = _mine("join")
@@ -397,6 +432,10 @@ def tell(minion: str) -> dict[str, Any]:
     if bank.read(house.store, telling.TOLD):
         return teller.finished(house, machines, minion)
     return teller.told_later(house, machines, minion)
+
+
+def _coming(house: Tree) -> dict[str, str]:
+    return joins.coming(movement.members_of(house), bank.read(house.store, joins.RECORD))
 
 
 def _forgiven(house: Tree, minion: str) -> None:

@@ -16,6 +16,16 @@ def __virtual__() -> str:
     return __virtualname__
 
 
+def arrived(name: str) -> dict[str, Any]:
+    """Every machine that has been let in is in service.
+
+    :param name: the milestone, for the report only.
+    """
+    if __opts__["test"]:  # type: ignore[name-defined]
+        return steps.ret(name, None, "it would be waited for machines that have been let in")
+    return _did(name, *steps.run(__salt__, "worker.arrive"))  # type: ignore[name-defined]
+
+
 def begun(name: str) -> dict[str, Any]:
     """The machine is a member that joins, and nobody else works on the cluster.
 
@@ -105,7 +115,10 @@ def told(name: str) -> dict[str, Any]:
 def _step(name: str, function: str, words: str) -> dict[str, Any]:
     if __opts__["test"]:  # type: ignore[name-defined]
         return steps.ret(name, None, f"{name}: {words}")
-    answer, failed = steps.run(__salt__, function, name)  # type: ignore[name-defined]
+    return _did(name, *steps.run(__salt__, function, name))  # type: ignore[name-defined]
+
+
+def _did(name: str, answer: Any, failed: bool) -> dict[str, Any]:
     if failed or not isinstance(answer, dict):
         return steps.ret(name, False, str(answer))
     done = steps.ret(name, True, str(answer["said"]))

@@ -160,7 +160,11 @@ def shown(lab: Lab, seed: Path, say: Say) -> str:
             found = joins.report(recorded(lab, joins.RECORD)[PASSING])
             say(f"{PASSING} leaves")
             drain(lab, PASSING)
-        if wrong := witness.verdict(json.loads(out.read_text()), WRITER_WAIT):
+        report = json.loads(out.read_text())
+        wrong = witness.verdict(report, WRITER_WAIT)
+        if cut := report["long_polls"]["cut"]:
+            wrong.append(f"{cut} long polls were cut")
+        if wrong:
             raise LabError(f"workers came and left, and people noticed: {wrong}; see {out}")
         witness.write_report(found, join)
     lab.boot([name for name in STAYING if not lab.machine(name).running], answering=False)

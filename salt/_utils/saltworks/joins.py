@@ -104,6 +104,19 @@ def finished(row: Row, member: Member) -> bool:
     )
 
 
+def coming(members: Mapping[str, Member], rows: Mapping[str, Row]) -> dict[str, str]:
+    """Members that have been let in and are not in service, each to why its last join failed.
+
+    :param rows: the record of joins.
+    :returns: an empty text for one that has not been tried, or not failed.
+    """
+    return {
+        name: str(rows.get(name, {}).get("error", ""))
+        for name, member in sorted(members.items())
+        if member.state in ("joining", "ready") and not finished(rows.get(name, {}), member)
+    }
+
+
 def report(row: Row) -> dict[str, Any]:
     """The phases in seconds, and the whole."""
     stamps = row.get("stamps", {})

@@ -86,12 +86,15 @@ def test_a_plan_touches_nothing(stage: Stage) -> None:
 
 
 def test_m4_workers_under_the_eyes_of_the_witness(stage: Stage) -> None:
+    # It waits until there is Redis, and comes with the milestone.
+    workers.invited(stage.lab, WORKER)
     # It raises for anything lost, doubled or failed, a wait too long, or any difference.
     report = milestones.conduct(stage.lab, NAME, stage.seed, stage.say)
     stage.say(f"worst wait {report['worst_wait_seconds']} s, {report['acknowledged']} sent")
     assert report["acknowledged"] > 100
     assert stage.state(NAME) == "achieved"
     assert stage.door("proxy") == ("open", "synapse")
+    assert workers.state(stage.lab, WORKER) == "ready"
 
 
 def test_redis_and_main_s_port_for_workers_are_open_to_nobody_else(stage: Stage) -> None:
@@ -115,17 +118,13 @@ def test_a_second_run_changes_nothing(stage: Stage) -> None:
     assert snapshots(stage, MACHINES) ^ found == set()
 
 
-def test_an_invited_machine_comes_and_serves(stage: Stage) -> None:
-    main = stage.main_pid("synapse", "synapse")
+def test_the_first_worker_serves_people(stage: Stage) -> None:
     with witnessed(stage, "joined", M4.worst_wait):
-        workers.invited(stage.lab, WORKER)
-        workers.await_joined(stage.lab, WORKER)
         # Of the witness: what the join itself asks has no account.
         log = f"/var/log/nginx/{slices.SITE}.access.log"
         served = rf"grep -qE '/sync[^\"]*\" 200 .* {WORKER}-1$' {log}"
         stage.lab.machine("proxy").wait_for(served, 90, f"{WORKER} to answer people")
     stage.say(str(stage.lab.salt_run("worker.report", WORKER, timeout=60)))
-    assert stage.main_pid("synapse", "synapse") == main, "it restarts nobody"
     assert ports(stage, WORKER) == {"22", "8101"}
 
 
@@ -152,11 +151,13 @@ def test_a_state_run_on_every_machine_changes_nothing(stage: Stage) -> None:
 
 
 def test_a_machine_that_dies_is_replaced_and_comes_again_by_itself(stage: Stage) -> None:
+    main = stage.main_pid("synapse", "synapse")
     with witnessed(stage, "lost", M4.worst_wait):
         stage.lab.machine(WORKER).kill()
         workers.await_gone(stage.lab, WORKER, workers.LOSS_SECONDS)
         stage.lab.boot([WORKER], answering=False)
         workers.await_joined(stage.lab, WORKER)
+    assert stage.main_pid("synapse", "synapse") == main, "it restarts nobody"
 
 
 def test_they_leave_in_peace(stage: Stage) -> None:
