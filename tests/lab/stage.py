@@ -265,7 +265,7 @@ def _copy(source: Path, destination: Path) -> None:
     subprocess.run(command, check=True, timeout=300)
 
 
-def seen(wrong: list[str], report: Json) -> str:
+def _seen(wrong: list[str], report: Json) -> str:
     """What is wrong with a witness's report, and what in it may say why."""
     parts = (
         *("failures", "worst_waits", "troubles", "to_device", "media"),
@@ -278,7 +278,7 @@ def assert_unharmed(out: Path, worst_wait: float | None = None) -> None:
     """Nobody lost anything or was refused anything, by the witness's report in `out`."""
     report = json.loads(out.read_text())
     wrong = witness.verdict(report, worst_wait)
-    assert wrong == [], seen(wrong, report)
+    assert wrong == [], _seen(wrong, report)
 
 
 def assert_reads_as_before(stage: Stage, before: Json) -> None:

@@ -11,10 +11,10 @@ import pytest
 from saltworks import joins, lock, registry, telling
 
 from tests.bench import results
-from tests.lab import milestones, witness, workers
+from tests.lab import milestones, workers
 from tests.lab.driver import wait_for
 from tests.lab.driver.settings import ADDRESSES
-from tests.lab.stage import Stage, changes
+from tests.lab.stage import Stage, assert_unharmed, changes
 
 pytestmark = [pytest.mark.lab, pytest.mark.soak]
 
@@ -56,7 +56,8 @@ def witnessed(stage: Stage, what: str, worst_wait: float | None) -> Iterator[Non
     worst, failed = report["worst_wait_seconds"], report["failed_requests"]
     FIGURES.append([what, f"{took:.0f}", f"{worst:.1f}", str(failed), str(lost)])
     assert lost + report["duplicated"] == 0
-    assert worst_wait is None or witness.verdict(report, worst_wait) == []
+    if worst_wait is not None:
+        assert_unharmed(out, worst_wait)
 
 
 def settled(stage: Stage, name: str, *states: registry.State) -> float:

@@ -8,9 +8,9 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from tests.lab import milestones, witness
+from tests.lab import milestones
 from tests.lab.driver.saltaccess import OnEvent
-from tests.lab.stage import Stage, snapshots
+from tests.lab.stage import Stage, assert_unharmed, snapshots
 
 MACHINES = ("legacy", "proxy", "synapse", "database")
 NAME = "m3.database"
@@ -58,7 +58,7 @@ def witnessed(stage: Stage, name: str, worst_wait: float = WORST_WAIT) -> Iterat
         yield
     report = json.loads(out.read_text())
     stage.say(f"{name}: worst wait {report.get('worst_wait_seconds')} s")
-    assert witness.verdict(report, worst_wait) == []
+    assert_unharmed(out, worst_wait)
 
 
 def cuts_in_the_copy(stage: Stage, begun: str, seconds: float) -> OnEvent:
