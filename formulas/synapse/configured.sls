@@ -92,6 +92,12 @@ synapse-config:
     - user: {{ synapse.user }}
     - group: {{ synapse.group }}
     - environment: {{ environment | json }}
+{%- if not synapse.main %}
+    - read_by:
+{%- for name in synapse.workers | sort %}
+        {{ workers_dir }}/{{ name }}.yaml: synapse:workers:{{ name }}:config
+{%- endfor %}
+{%- endif %}
     - require:
         - file: synapse-signing-key
         - file: synapse-log-config

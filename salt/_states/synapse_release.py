@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import grp
+import hashlib
 import json
 import os
 import stat
@@ -98,6 +99,7 @@ def configured(
     mode: int = 0o640,
     environment: Mapping[str, str] | None = None,
     base: str = "",
+    read_by: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """The homeserver.yaml ``name`` holds a pillar's mapping, and the release accepts it.
 
@@ -111,6 +113,8 @@ def configured(
     :param defaults: keys the mapping need not name.
     :param environment: variables that the release will run with.
     :param base: a file that is read before it: a worker's is the homeserver.yaml beside it.
+    :param read_by: on a machine of workers alone, each one's own file to the pillar key of its
+        mapping: the release reads it as they do, not by itself, and need not read theirs again.
     """
     ret = _ret(name)
     config = __salt__["pillar.get"](config_pillar, None, unmask=True)  # type: ignore[name-defined]
@@ -127,19 +131,64 @@ def configured(
     ret["changes"] = dict.fromkeys(wrong, "not shown" if wrong == ["content"] else "corrected")
     if __opts__["test"]:  # type: ignore[name-defined]
         return {**ret, "result": None, "comment": f"{name} would be written"}
-    temporary = os.path.join(os.path.dirname(name), f".{os.path.basename(name)}.new")
+
+    def check(path: str, before: str) -> None:
+        __salt__["synapse_release.check_config"](  # type: ignore[name-defined]
+            version, path, user, environment=dict(environment or {}), base=before
+        )
+
+    temporary = _temporary(name, name)
+    temporaries = [temporary]
     try:
         _write(temporary, text, group, mode)
-        __salt__["synapse_release.check_config"](  # type: ignore[name-defined]
-            version, temporary, user, environment=dict(environment or {}), base=base
-        )
+        for path, other in _readers(version, read_by or {}, group, mode):
+            temporaries.append(_temporary(name, path))
+            _write(temporaries[-1], other, group, mode)
+            check(temporaries[-1], temporary)
+            _accepted().add(_digest(text, other))
+        if not read_by and (not base or _digest(_text(base), text) not in _accepted()):
+            check(temporary, base)
         os.replace(temporary, name)
     except (CommandExecutionError, KeyError, OSError) as error:
-        if os.path.exists(temporary):
-            os.remove(temporary)
         comment = f"{name} stays as it was: {error}"
         return {**ret, "changes": {}, "result": False, "comment": comment}
+    finally:
+        for path in temporaries:
+            if os.path.exists(path):
+                os.remove(path)
     return {**ret, "comment": f"{name} written; Synapse {version} accepts it"}
+
+
+def _readers(
+    version: str, read_by: Mapping[str, str], group: str, mode: int
+) -> list[tuple[str, str]]:
+    """Files with which another is read: those that change, else the first; and their texts."""
+    texts = {
+        path: render(version, __salt__["pillar.get"](key, {}, unmask=True))  # type: ignore[name-defined]
+        for path, key in sorted(read_by.items())
+    }
+    changed = [path for path, text in texts.items() if _differences(path, text, group, mode)]
+    return [(path, texts[path]) for path in changed or [*texts][:1]]
+
+
+def _accepted() -> set[str]:
+    """Digests of texts that the release has read one after the other in this state run."""
+    found: set[str] = __context__.setdefault("synapse_release.accepted", set())  # type: ignore[name-defined]
+    return found
+
+
+def _digest(*texts: str) -> str:
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()
+
+
+def _temporary(name: str, path: str) -> str:
+    """Where a file is written to be read, in the folder of another."""
+    return os.path.join(os.path.dirname(name), f".{os.path.basename(path)}.new")
+
+
+def _text(path: str) -> str:
+    with open(path, encoding="utf-8") as handle:
+        return handle.read()
 
 
 def render(version: str, config: Mapping[str, Any]) -> str:
@@ -154,8 +203,7 @@ def render(version: str, config: Mapping[str, Any]) -> str:
 
 def _differences(path: str, text: str, group: str, mode: int) -> list[str]:
     try:
-        with open(path, encoding="utf-8") as handle:
-            content = handle.read()
+        content = _text(path)
         status = os.stat(path)
     except FileNotFoundError:
         return ["content"]

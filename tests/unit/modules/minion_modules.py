@@ -26,5 +26,6 @@ def load(
     module = importlib.util.module_from_spec(spec)
     module.__dict__["__salt__"] = salt if salt is not None else {}
     module.__dict__["__opts__"] = {"test": test}
+    module.__dict__["__context__"] = {}
     spec.loader.exec_module(module)
     return module

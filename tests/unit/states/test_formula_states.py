@@ -70,6 +70,9 @@ class Config:
         self.path = folder / "homeserver.yaml"
         self.checked: list[dict[str, Any]] = []
         self.accepts = True
+        #: Pillar key to name, and the files that the release read, in their order.
+        self.workers: dict[str, str] = {}
+        self.read: list[list[str]] = []
         self.state = load("_states", "synapse_release", test=test, salt={
             "pillar.get": self._pillar, "synapse_release.check_config": self._check,
         })
@@ -78,6 +81,8 @@ class Config:
     def _pillar(self, key: str, default: Any, unmask: bool = False) -> Any:
         # Outside of a template Salt 3008 gives asterisks unless asked otherwise.
         assert unmask
+        if key in self.workers:
+            return {"worker_name": self.workers[key]}
         assert key == "synapse:config"
         return self.config
 
@@ -85,6 +90,7 @@ class Config:
         self, version: str, path: str, user: str, environment: dict[str, str], base: str
     ) -> None:
         self.checked.append(yaml.safe_load(Path(path).read_text("utf-8")))
+        self.read.append([Path(name).name for name in (base, path) if name])
         if not self.accepts:
             refuse()
 
@@ -92,7 +98,17 @@ class Config:
         done = self.state.configured(
             str(self.path), version, "synapse:config", "synapse", GROUP,
             defaults={"log_config": "/etc/synapse/log.yaml", "server_name": "default"},
+            read_by={str(self.worker(name)): key for key, name in self.workers.items()},
         )
+        assert isinstance(done, dict)
+        return done
+
+    def worker(self, name: str) -> Path:
+        return self.path.with_name(f"{name}.yaml")
+
+    def apply_worker(self, key: str) -> dict[str, Any]:
+        path, base = self.worker(self.workers[key]), str(self.path)
+        done = self.state.configured(str(path), "1.163.2", key, "synapse", GROUP, base=base)
         assert isinstance(done, dict)
         return done
 
@@ -131,6 +147,31 @@ def test_config_is_checked_again_by_another_release(tmp_path: Path) -> None:
     config.apply()
     config.apply(version="1.164.0")
     assert len(config.checked) == 2
+
+
+@needs_root
+def test_config_of_workers_alone_is_read_as_they_read_it_and_once(tmp_path: Path) -> None:
+    config = Config(tmp_path)
+    config.workers = {"a": "sync-1-1", "b": "sync-1-2"}
+    both = [[".homeserver.yaml.new", f".sync-1-{n}.yaml.new"] for n in (1, 2)]
+    assert config.apply()["result"] is config.apply_worker("a")["result"] is True
+    assert config.apply_worker("b")["changes"]
+    assert config.read == both
+    # What they share changes: one of them tells as much as all.
+    config.config["form_secret"] = "other"
+    assert config.apply()["changes"]
+    assert config.read[2:] == both[:1]
+    # Theirs alone changes.
+    config.worker("sync-1-2").unlink()
+    assert config.apply()["changes"] == {}
+    config.state.__context__.clear()
+    config.apply_worker("b")
+    assert config.read[3:] == [["homeserver.yaml", ".sync-1-2.yaml.new"]]
+    config.accepts = False
+    config.config["form_secret"] = "third"
+    assert config.apply()["result"] is False
+    names = {"homeserver.yaml", "sync-1-1.yaml", "sync-1-2.yaml"}
+    assert {entry.name for entry in tmp_path.iterdir()} == names
 
 
 def test_config_shows_no_secret(tmp_path: Path) -> None:
