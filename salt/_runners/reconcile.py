@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
+import subprocess
 import time
 from collections.abc import Mapping
 from typing import Any
 
 import salt.runner
-from saltworks import admission, bank, joins, lock, members, parts, passes, reconcile
+from saltworks import admission, bank, joins, lock, members, movement, parts, passes, reconcile
 from saltworks.errors import Refused
 from saltworks.keys import Keys
 from saltworks.loaders import refusing
@@ -24,6 +25,10 @@ __opts__: dict[str, Any]
 ORCHESTRATIONS: Mapping[str, str] = {
     what: f"orch.worker.{what}" for what in ("tell", "lose", "join", "leave")
 }
+
+#: How long the passes of a milestone may take, how long it then waits for machines about which
+#: nothing is done, which may be booting, and between two looks, in seconds.
+PASSES_SECONDS, ARRIVE_SECONDS, ARRIVE_EVERY = 3600, 120, 1.0
 
 
 @refusing
@@ -91,6 +96,77 @@ def last() -> dict[str, Any]:
         salt-run reconcile.last
     """
     return bank.read(Tree.of(__opts__).store, members.PASSES)
+
+
+@refusing
+def coming() -> list[str]:
+    """Members that have been let in and are not in service.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run reconcile.coming
+    """
+    return [*_coming(Tree.of(__opts__))]
+
+
+@refusing
+def arrive() -> dict[str, Any]:
+    """Make passes, and wait until every machine that has been let in is in service.
+
+    :returns: ``said`` and ``changes``, as a step of an orchestration wants them.
+    :raises MachineError: a join failed, or nothing was done about a machine for
+        ``ARRIVE_SECONDS``, in which it might have booted.
+    """
+    house = Tree.of(__opts__)
+    known = set(_coming(house))
+    # A process of its own: an orchestration within this one would go on as nobody.
+    words: dict[str, Any] = {"capture_output": True, "text": True, "timeout": PASSES_SECONDS}
+    try:
+        subprocess.run(passes.command(__opts__), check=True, **words)
+    except subprocess.CalledProcessError as error:
+        text = (error.stderr or error.stdout).strip()[-800:]
+        raise MachineError(f"reconcile.run failed: {text}") from error
+    except subprocess.TimeoutExpired as error:
+        see = "see salt-run reconcile.last, and lock.show for who is at it"
+        raise MachineError(f"reconcile.run did not end within {PASSES_SECONDS} s; {see}") from error
+    left, end = _coming(house), time.monotonic() + ARRIVE_SECONDS
+    known |= set(left)
+    while not all(left.values()) and time.monotonic() < end:
+        time.sleep(ARRIVE_EVERY)
+        now = _coming(house)
+        # What it does is bounded step by step.
+        busy = lock.holder(bank.read(house.store, lock.RECORD), time.time())
+        if busy or now != left:
+            end = time.monotonic() + ARRIVE_SECONDS
+        left = now
+        known |= set(left)
+    if left:
+        raise MachineError(_missing(house, left))
+    rows = movement.members_of(house)
+    there = sorted(name for name in known if name in rows and rows[name].state == "ready")
+    said = f"{', '.join(there)} came into service" if there else "nobody is on the way in"
+    return {"said": said, "changes": {"joined": there} if there else {}}
+
+
+def _coming(house: Tree) -> dict[str, str]:
+    return joins.coming(movement.members_of(house), bank.read(house.store, joins.RECORD))
+
+
+def _missing(house: Tree, left: Mapping[str, str]) -> str:
+    """Who has not come into service, and why."""
+    waits = bank.read(house.store, members.PASSES).get("waits", {})
+    nothing = f"nothing was done about it for {ARRIVE_SECONDS} s"
+    why = {
+        name: ", ".join(text for text in (error, waits.get(name, "")) if text) or nothing
+        for name, error in left.items()
+    }
+    words = "; ".join(f"{name}: {text}" for name, text in why.items())
+    return (
+        f"not in service: {words}. Other processes serve in its place and reconcile tries "
+        "on; salt-run worker.list; once it is mended, salt-run reconcile.run"
+    )
 
 
 def _pass(house: Tree, patient: bool = True) -> None:

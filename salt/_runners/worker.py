@@ -27,7 +27,7 @@ from saltworks import (
 from saltworks.errors import Problem, Refused
 from saltworks.keys import Keys
 from saltworks.loaders import refusing
-from saltworks.minions import QUEUE, ROLE, MachineError, Machines
+from saltworks.minions import QUEUE, ROLE_SLS, MachineError, Machines, bring_modules
 from saltworks.plan import MAIN_REPLICATION_PORT, endpoint
 from saltworks.tree import Tree
 
@@ -39,13 +39,6 @@ __func_alias__ = {"list_": "list"}
 
 #: Bounds of what is waited for, in seconds.
 SYNC_SECONDS, HEALTHY_SECONDS, CATCH_UP_SECONDS, SERVE_SECONDS = 120, 60, 60, 30
-
-#: How long a milestone waits for one more of the machines that have been let in, and between looks.
-ARRIVE_SECONDS, ARRIVE_EVERY = 180, 1.0
-
-#: What the project has for machines, in the order in which one needs the other. Salt's
-#: ``sync_all`` asks the master for twenty kinds.
-MODULES = ("utils", "modules", "states")
 
 #: A state run that brings Synapse's release, and one that has little to do.
 CONVERGE_SECONDS, APPLY_SECONDS = 900, 300
@@ -189,10 +182,8 @@ def sync(minion: str) -> dict[str, Any]:
     house, machines = _mine("join"), Machines(__opts__)
     cmap = movement.map_of(house)
     both = [minion, house.placement(cmap).front]
-    for kind in MODULES:
-        answers = machines.calls(both, f"saltutil.sync_{kind}", bound=SYNC_SECONDS)
-        if wrong := [str(row) for row in answers.values() if isinstance(row, MachineError)]:
-            raise MachineError("; ".join(wrong))
+    if wrong := bring_modules(machines, both, bound=SYNC_SECONDS):
+        raise MachineError("; ".join(wrong[name] for name in sorted(wrong)))
     told = [
         address
         for function in ("network.ip_addrs", "network.ip_addrs6")
@@ -209,7 +200,7 @@ def sync(minion: str) -> dict[str, Any]:
 def converge(minion: str) -> dict[str, Any]:
     """The machine has what the plan says of it."""
     _mine("join")
-    return _applied(minion, ROLE, bound=CONVERGE_SECONDS)
+    return _applied(minion, ROLE_SLS, bound=CONVERGE_SECONDS)
 
 
 @refusing
@@ -217,46 +208,14 @@ def front(minion: str) -> dict[str, Any]:
     """The front has what the plan says of it, since that of a member has changed."""
     house = _mine(f"front for {minion}")
     machine = house.placement(movement.map_of(house)).front
-    return _applied(machine, ROLE, bound=APPLY_SECONDS)
+    return _applied(machine, ROLE_SLS, bound=APPLY_SECONDS)
 
 
 @refusing
 def retire(minion: str) -> dict[str, Any]:
     """Nothing of a worker runs on the machine any more."""
     _mine("leave")
-    return _applied(minion, f"{ROLE}.worker.absent", bound=APPLY_SECONDS)
-
-
-@refusing
-def arrive() -> dict[str, Any]:
-    """Wait until every machine that has been let in is in service.
-
-    Reconcile brings them, in a process of its own: this one gives the cluster's lock away.
-
-    :raises Refused: a join failed, or nobody more came into service for ``ARRIVE_SECONDS``.
-    """
-    house = Tree.of(__opts__)
-    lock.release(house)
-    first = left = _coming(house)
-    if first:
-        passes.poke(house.records, passes.starter(__opts__))
-    end = time.monotonic() + ARRIVE_SECONDS
-    while left and not any(left.values()) and time.monotonic() < end:
-        time.sleep(ARRIVE_EVERY)
-        now = _coming(house)
-        if len(now) < len(left):
-            end = time.monotonic() + ARRIVE_SECONDS
-        left = now
-    if left:
-        why = bank.read(house.store, members.PASSES).get("waits", {})
-        see = "main serves in its place; reconcile tries on: salt-run worker.list, reconcile.last"
-        words = {
-            name: error or why.get(name, f"has not joined within {ARRIVE_SECONDS} s")
-            for name, error in left.items()
-        }
-        raise Refused("arrival", [Problem(name, what, see) for name, what in words.items()])
-    said = ", ".join(first) or "no machine was waiting: salt-run join.invite lets one in"
-    return {"said": said, "changes": {"joined": sorted(first)} if first else {}}
+    return _applied(minion, f"{ROLE_SLS}.worker.absent", bound=APPLY_SECONDS)
 
 
 @refusing
@@ -432,10 +391,6 @@ def tell(minion: str) -> dict[str, Any]:
     if bank.read(house.store, telling.TOLD):
         return teller.finished(house, machines, minion)
     return teller.told_later(house, machines, minion)
-
-
-def _coming(house: Tree) -> dict[str, str]:
-    return joins.coming(movement.members_of(house), bank.read(house.store, joins.RECORD))
 
 
 def _forgiven(house: Tree, minion: str) -> None:

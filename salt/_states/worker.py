@@ -21,9 +21,15 @@ def arrived(name: str) -> dict[str, Any]:
 
     :param name: the milestone, for the report only.
     """
-    if __opts__["test"]:  # type: ignore[name-defined]
-        return steps.ret(name, None, "it would be waited for machines that have been let in")
-    return _did(name, *steps.run(__salt__, "worker.arrive"))  # type: ignore[name-defined]
+    if not __opts__["test"]:  # type: ignore[name-defined]
+        return _did(name, *steps.run(__salt__, "reconcile.arrive"))  # type: ignore[name-defined]
+    # It only reads, and its answer is part of the plan.
+    names, failed = steps.run(__salt__, "reconcile.coming")  # type: ignore[name-defined]
+    if failed:
+        return steps.ret(name, False, str(names))
+    if not names:
+        return steps.ret(name, True, "nobody is on the way in")
+    return steps.ret(name, None, f"{', '.join(names)} would come into service")
 
 
 def begun(name: str) -> dict[str, Any]:

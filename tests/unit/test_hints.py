@@ -69,7 +69,7 @@ def test_the_log_has_each_reason_once_and_a_flood_a_bounded_part(lines: list[str
     assert lines[0] == "join: 'sync-0' is refused: it is not invited"
     now[0] = 61.0
     refusals.write("x\ny" + BIG, "its id has not the form of one")
-    assert lines[-2] == "join: 940 more refusals were not written down"
+    assert lines[-2] == "join: 940 more lines like the next were not written"
     assert (len(lines[-1]) < 130, "\n" in lines[-1]) == (True, False)
     refusals.write({"a": BIG}, "its id has not the form of one")
     assert lines[-1] == "join: 'dict' is refused: its id has not the form of one"
@@ -77,11 +77,11 @@ def test_the_log_has_each_reason_once_and_a_flood_a_bounded_part(lines: list[str
 
 def test_what_was_handed_on_is_not_again_for_seconds_and_so_many_at_a_time() -> None:
     now = [0.0]
-    recent = Recent(most=2, clock=lambda: now[0])
-    assert [recent.verdict(what) for what in "aab"] == ["new", "again", "new"]
-    assert [recent.verdict(what) for what in "cbc"] == ["many", "again", "many"]
+    recent = Recent(most=3, of_one=2, clock=lambda: now[0])
+    assert [recent.verdict("x", what) for what in "aabc"] == ["new", "again", "new", "many"]
+    assert [recent.verdict("y", what) for what in "abcb"] == ["new", "many", "many", "many"]
     now[0] = hints.AGAIN_SECONDS
-    assert [recent.verdict(what) for what in "caab"] == ["new", "new", "again", "many"]
+    assert [recent.verdict("x", what) for what in "caab"] == ["new", "new", "again", "many"]
     assert len(recent._at) == 2
 
 
@@ -125,7 +125,7 @@ def test_a_crowd_with_right_proofs_is_let_in_some_at_a_time(
     monkeypatch.setattr(hints, "_recent", Recent(most=0))
     proof = join_machine.proof_of(invites.secret_of(house.invite, "k"), "sync-2", PUBLIC)
     assert hints.auth({}, {**GOOD, "autosign_grains": {"join_proof": proof}}) == {}
-    assert "others were let in within 5 s" in lines[0]
+    assert "'sync-2' waits: too many come at once" in lines[0]
 
 
 def test_a_start_pokes_for_a_member_alone_and_only_when_no_pass_is_due(

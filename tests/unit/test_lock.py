@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import threading
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from saltworks import lock, mutex, owners
 from saltworks.errors import Refused
 
+from tests.lab.driver import wait_for
 from tests.unit.house import House, held, living
 
 
@@ -44,6 +46,13 @@ def test_a_lock_that_expired_is_free_although_its_owner_lives() -> None:
         assert made.module.show() == {"held": False}
         lock.take(made, "milestone m2", 60)
         assert lock.problems(made.store) == []
+
+
+def test_an_owner_that_has_ended_is_dead_although_its_parent_has_not_looked() -> None:
+    with living() as owner:
+        os.kill(owner.pid, signal.SIGKILL)
+        wait_for(lambda: owners.stat_field(owner.pid, 0) == "Z", 10, "it to end")
+        assert not owners.lives(owner)
 
 
 def test_it_is_broken_once_and_its_owner_learns_that_it_lost_it() -> None:

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 from saltworks import plan
-from saltworks.minions import ROLE, MachineError
+from saltworks.minions import ROLE_SLS, MachineError
 
 from tests import cluster
 from tests.cluster import WORKER_MAP
 from tests.unit.worker_house import URL, House, cut, joining
+
+#: Of the project's modules, which a state run of the role does not bring.
+KINDS = ("states", "modules")
 
 
 def test_clients_are_held_while_others_are_told(tmp_path: Path) -> None:
@@ -22,17 +25,19 @@ def test_clients_are_held_while_others_are_told(tmp_path: Path) -> None:
     stops["synapse"] = ["synapse"]
     ports = {"persister-1": [8101], "persister-2": [8101], "synapse": [plan.PORT]}
     runs = [(name, "state.single") for name in ("proxy", *stops)]
+    everybody = sorted(("proxy", "sync-1", *stops))
     assert house.calls[1:] == [
+        *((name, f"saltutil.sync_{kind}") for kind in KINDS for name in everybody),
         ("proxy", "door.status"),
         ("proxy", "door.announce", plan.announce_seconds(WORKER_MAP)),
         *runs,
         ("proxy", "door.close"),
         *((name, "synapse_worker.emptied_here", ports) for name in stops),
         *((name, "synapse_worker.stop_here", stops) for name in stops),
-        ("synapse", "state.sls", ROLE),
-        ("persister-1", "state.sls", ROLE),
-        ("persister-2", "state.sls", ROLE),
-        ("sync-1", "state.sls", ROLE),
+        ("synapse", "state.sls", ROLE_SLS),
+        ("persister-1", "state.sls", ROLE_SLS),
+        ("persister-2", "state.sls", ROLE_SLS),
+        ("sync-1", "state.sls", ROLE_SLS),
         ("proxy", "state.sls", "nginx.loaded"),
         ("proxy", "door.open", "synapse"),
     ]
@@ -61,7 +66,7 @@ def test_of_a_loss_those_who_are_silent_are_told_later(tmp_path: Path) -> None:
     said = house.module.lose("persister-1")["said"]
     assert said.startswith("persister-2, sync-1 cannot be told yet; persister-1 is gone; ")
     assert "door.announce" not in {row[1] for row in house.calls}, "there is no time for that"
-    assert house.asked("state.sls", ROLE) == ["synapse"]
+    assert house.asked("state.sls", ROLE_SLS) == ["synapse"]
     assert house.calls[-1] == ("proxy", "door.open", "synapse")
     late = house.store.rows["late"]
     assert {name: row["services"] for name, row in late.items()} == {
@@ -70,9 +75,14 @@ def test_of_a_loss_those_who_are_silent_are_told_later(tmp_path: Path) -> None:
     # They are back.
     house.silent, house.calls[:] = set(), []
     house.module.tell("sync-1")
-    assert house.calls == [("sync-1", "state.sls", ROLE)]
+    assert house.calls == [
+        *(("sync-1", f"saltutil.sync_{kind}") for kind in KINDS), ("sync-1", "state.sls", ROLE_SLS),
+    ]  # fmt: skip
+    house.calls.clear()
     house.module.tell("persister-2")
-    assert [row[1] for row in house.calls[1:]] == [
+    synced = [f"saltutil.sync_{kind}" for kind in KINDS for _ in ("persister-2", "proxy")]
+    assert [row[1] for row in house.calls] == [
+        *synced,
         "state.single", "state.single", "door.close",
         "synapse_worker.emptied_here", "synapse_worker.stop_here",
         "state.sls", "state.sls", "door.open",
@@ -84,7 +94,7 @@ def test_of_a_loss_those_who_are_silent_are_told_later(tmp_path: Path) -> None:
 def test_one_that_cannot_be_told_later_is_asked_ever_less_often(tmp_path: Path) -> None:
     house = House(tmp_path, "ready").own()
     house.store.rows["late"] = {"sync-1": {"services": [], "failures": 0, "not_before": 0.0}}
-    house.failing[("sync-1", "state.sls", ROLE)] = MachineError("disk full")
+    house.failing[("sync-1", "state.sls", ROLE_SLS)] = MachineError("disk full")
     for wait in (60, 120):
         assert house.module.tell("sync-1")["data"] == "disk full"
         row = house.store.rows["late"]["sync-1"]
@@ -114,7 +124,7 @@ def test_a_machine_that_dies_during_its_own_telling_keeps_nobody_waiting(tmp_pat
     house.silent = {"persister-2"}
     said = house.module.tell("persister-2")["said"]
     assert said.startswith("persister-2 cannot be told yet; the door of proxy is open")
-    assert house.asked("state.sls", ROLE) == ["synapse", "persister-1", "sync-1"]
+    assert house.asked("state.sls", ROLE_SLS) == ["synapse", "persister-1", "sync-1"]
     assert house.store.rows["told"] == {}
     assert list(house.store.rows["late"]) == ["persister-2"]
     # It is found dead afterwards, and nobody has to hear of it twice.
@@ -137,7 +147,7 @@ def test_while_others_are_told_nobody_else_comes_or_goes_or_is_forgotten(tmp_pat
     assert house.asked("synapse_worker.stop_here") == []
     # Of one that is gone by now nothing is left to ask.
     house.module.tell("persister-2")
-    assert house.asked("state.sls", ROLE) == ["synapse", "persister-1", "sync-1"]
+    assert house.asked("state.sls", ROLE_SLS) == ["synapse", "persister-1", "sync-1"]
     assert house.module.forget("persister-2") == "persister-2 is forgotten"
 
 
@@ -158,5 +168,5 @@ def test_without_main_s_machine_the_door_stays_shut(tmp_path: Path) -> None:
     said = house.module.tell("persister-2")["data"]
     assert "synapse: the main process must be told, and its machine does not answer" in said
     assert "the door of proxy stays shut until then" in said
-    assert house.asked("state.sls", ROLE) == house.asked("door.open") == []
+    assert house.asked("state.sls", ROLE_SLS) == house.asked("door.open") == []
     assert "persister-2" in house.store.rows["told"]

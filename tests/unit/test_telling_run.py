@@ -31,6 +31,8 @@ class House:
         #: Requests that do not end in time, by machine.
         self.left: dict[str, int] = {}
         self.log: list[str] = []
+        #: What, to whom, and after how much of the log.
+        self.brought: list[tuple[str, list[str], int]] = []
         self.given: list[tuple[str, str, Any]] = []
         self.ledger = Ledger(self, "writer-2")
 
@@ -49,6 +51,10 @@ class House:
 
     def calls(self, minions: Any, function: str, *args: Any, **more: Any) -> dict[str, Any]:
         found: dict[str, Any] = {}
+        if function.startswith("saltutil.sync_"):
+            self.brought.append((function, [*minions], len(self.log)))
+            failing = [name for name in minions if (name, function) in self.failing]
+            return {name: MachineError("no disk") for name in failing}
         # An operator's state run there is waited for, not failed at (design, section 9).
         assert more.get("queue") == (QUEUE if function.startswith("state.") else None)
         assert more["timeout"] < 15, "one that dies is noticed while people wait"
@@ -100,7 +106,22 @@ def test_all_are_stopped_then_the_registry_changes_then_all_are_started_main_fir
         *APPLIED, *OPENED,
     ]  # fmt: skip
     assert (house.rows["told"], house.late) == ({}, {})
+    everybody = ["proxy", "synapse", "sync-1", "sync-2", "writer-1", "writer-2"]
+    kinds = ("states", "modules")
+    assert house.brought == [(f"saltutil.sync_{kind}", everybody, 0) for kind in kinds]
     assert [given for _, name, given in house.given if name == "writer-1"] == [[8101], ["w1"]]
+
+
+def test_who_gets_no_modules_is_told_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+
+    def warning(words: str, *more: str) -> None:
+        lines.append(words % more)
+
+    monkeypatch.setattr(telling_run.log, "warning", warning)
+    house = House(("sync-1", "saltutil.sync_states"))
+    assert house.conduct() == "the door of proxy is open, after 0.1 s"
+    assert lines == ["telling: no disk"]
 
 
 def test_a_door_that_is_shut_is_not_announced_and_nor_is_what_has_no_time() -> None:

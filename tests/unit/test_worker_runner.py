@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from saltworks import joins, members, owners, registry
 from saltworks.minions import MachineError
 
-from tests import cluster
 from tests.unit.house import held, living
 from tests.unit.worker_house import MAIN_URL, URL, House
 
@@ -31,7 +29,7 @@ def test_a_join_is_stamped_step_by_step_and_ends_ready(tmp_path: Path) -> None:
     assert house.calls == [
         *(
             (name, f"saltutil.sync_{kind}")
-            for kind in ("utils", "modules", "states")
+            for kind in ("states", "modules")
             for name in ("sync-1", "proxy")
         ),
         ("sync-1", "network.ip_addrs"),
@@ -41,9 +39,9 @@ def test_a_join_is_stamped_step_by_step_and_ends_ready(tmp_path: Path) -> None:
         ("sync-1", "synapse_worker.caught_up", [URL], "http://198.18.0.12:9093", 60),
         ("proxy", "synapse_worker.answering", [URL]),
         ("proxy", "state.sls", "roles"),
-        house.calls[13],
+        house.calls[11],
     ]
-    front, function, requests, names, log, address, port, name, bound = house.calls[13]
+    front, function, requests, names, log, address, port, name, bound = house.calls[11]
     assert bound == 30
     assert (front, function, names) == ("proxy", "synapse_worker.served", ["sync-1-1"])
     assert (log, address, port, name) == (
@@ -202,39 +200,3 @@ def test_the_list_shows_what_a_machine_waits_for_and_why_it_cannot_leave(tmp_pat
     )
     house.store.rows["told"] = {"sync-1": {}}
     assert "others are being told of it" in house.module.list_()[0]["waits_for"]
-
-
-def test_who_was_let_in_before_is_waited_for_as_long_as_one_after_the_other_comes(
-    tmp_path: Path,
-) -> None:
-    house = House(tmp_path).own().add(cluster.member("sync-2", "sync", 2, "joining"))
-    clock = [0.0]
-
-    def sleep(seconds: float) -> None:
-        assert house.store.rows["lock"] == {}, "reconcile needs it"
-        clock[0] += 150
-        name = f"sync-{round(clock[0] / 150)}"
-        house.store.rows["registry"][name]["state"] = "ready"
-        house.store.rows["joins"] = {
-            **house.store.rows.get("joins", {}), name: {"generation": 1, "finished": 1.0},
-        }  # fmt: skip
-
-    vars(house.module)["time"] = SimpleNamespace(monotonic=lambda: clock[0], sleep=sleep)
-    answer = house.module.arrive()
-    assert answer == {"said": "sync-1, sync-2", "changes": {"joined": ["sync-1", "sync-2"]}}
-    assert house.calls == [("poked",)]
-    assert house.module.arrive()["changes"] == {}, "done again it changes nothing"
-
-
-def test_who_does_not_come_is_named_with_the_reason(tmp_path: Path) -> None:
-    house = House(tmp_path).add(cluster.member("sync-2", "sync", 2, "joining"))
-    clock = iter(range(0, 1000, 100))
-    vars(house.module)["time"] = SimpleNamespace(
-        monotonic=lambda: next(clock), sleep=lambda _: None
-    )
-    house.store.rows[members.PASSES] = {"waits": {"sync-2": "its salt-minion does not answer"}}
-    said = house.module.arrive()["data"]
-    assert "sync-1: has not joined within 180 s" in said
-    assert "sync-2: its salt-minion does not answer" in said
-    house.store.rows["joins"] = {"sync-1": {"error": "disk full"}}
-    assert "sync-1: disk full" in house.module.arrive()["data"], "at once"

@@ -10,7 +10,7 @@ from typing import Any
 
 from saltworks import owners, plan, registry, telling
 from saltworks.errors import Problem
-from saltworks.minions import ROLE, MachineError
+from saltworks.minions import ROLE_SLS, MachineError
 
 from tests import cluster
 from tests.cluster import WORKER_MAP
@@ -42,7 +42,7 @@ class House:
             "synapse_worker.emptied": {"seconds": 31.0, "left": 0},
             "synapse_worker.answering": self.health,
             "synapse_worker.emptied_here": {"seconds": 0.0, "left": 0},
-            "state.sls": lambda sls: dict(STATES) if sls == ROLE else {},
+            "state.sls": lambda sls: dict(STATES) if sls == ROLE_SLS else {},
             "door.status": {"state": "open"},
             "door.close": {"seconds": 0.2},
             "door.open": {"seconds": 0.1},
@@ -158,7 +158,7 @@ def joining(tmp_path: Path) -> House:
 def cut(tmp_path: Path) -> House:
     """The run died right after the registry changed: nobody runs, the door is shut."""
     house = joining(tmp_path)
-    house.failing[("synapse", "state.sls", ROLE)] = MachineError("it was killed here")
+    house.failing[("synapse", "state.sls", ROLE_SLS)] = MachineError("it was killed here")
     assert "stays shut" in house.module.register("persister-2")["data"]
     assert house.placement(WORKER_MAP).telling == ("persister-2",)
     assert house.placement(WORKER_MAP).stopped == (), "what is started now has the new"

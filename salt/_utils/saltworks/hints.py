@@ -36,8 +36,9 @@ GRAIN = "join_proof"
 #: One who is let in says so again until it is done; this often is enough, in seconds.
 AGAIN_SECONDS = 5.0
 
-#: So many machines may be let in within that time: each is a process of the master's.
-MOST = 50
+#: So many may be handed on within that time, of all and of one invite: each is a process of the
+#: master's.
+MOST, MOST_OF_ONE = 50, 20
 
 #: Lines a minute that refusals may write into the log.
 LINES = 60
@@ -78,7 +79,7 @@ class Refusals:
         self._written: collections.deque[float] = collections.deque(maxlen=LINES)
         self._kept_back = 0
 
-    def write(self, who: Any, why: str) -> None:
+    def write(self, who: Any, why: str, what: str = "is refused") -> None:
         """Write one line, or count what was not written."""
         now = self._clock()
         if len(self._written) == LINES and now - self._written[0] < 60:
@@ -86,36 +87,51 @@ class Refusals:
             return
         self._written.append(now)
         if self._kept_back:
-            log.warning("join: %d more refusals were not written down", self._kept_back)
+            log.warning("join: %d more lines like the next were not written", self._kept_back)
             self._kept_back = 0
         name = who[:64] if isinstance(who, str) else type(who).__name__
-        log.warning("join: %r is refused: %s", name, why)
+        log.warning("join: %r %s: %s", name, what, why)
 
 
 class Recent:
-    """What was handed on in the last ``AGAIN_SECONDS``: each once, and so many in all."""
+    """What was handed on in the last ``AGAIN_SECONDS``: each once, and so many at a time.
 
-    def __init__(self, most: int = MOST, clock: Callable[[], float] = time.monotonic) -> None:
+    :param most: of all.
+    :param of_one: by one invite: who has a pool's secret must not keep the others away.
+    """
+
+    def __init__(
+        self,
+        most: int = MOST,
+        of_one: int = MOST_OF_ONE,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._clock = clock
-        self._most = most
-        self._at: collections.OrderedDict[Any, float] = collections.OrderedDict()
+        self._most, self._of_one = most, of_one
+        self._at: collections.OrderedDict[tuple[str, Any], float] = collections.OrderedDict()
 
-    def verdict(self, what: Any) -> str:
-        """``new`` when it is to be handed on, as from now on it was; ``again``; or ``many``."""
+    def verdict(self, invite: str, what: Any) -> str:
+        """``new`` when it is to be handed on, as from now on it was; ``again``; or ``many``.
+
+        :param invite: by which it comes, its pattern.
+        """
         now = self._clock()
         while self._at and now - next(iter(self._at.values())) >= AGAIN_SECONDS:
             self._at.popitem(last=False)
-        if what in self._at:
+        if (invite, what) in self._at:
             return "again"
-        if len(self._at) >= self._most:
+        by_it = sum(pattern == invite for pattern, _ in self._at)
+        if len(self._at) >= self._most or by_it >= self._of_one:
             return "many"
-        self._at[what] = now
+        self._at[invite, what] = now
         return "new"
 
 
 _refusals = Refusals()
 #: Of start events, so that a flood of them keeps no line on a proof back.
 _strange_starts = Refusals()
+#: Of those who come in a crowd, for the same reason.
+_crowd = Refusals()
 _recent = Recent()
 _houses: dict[str, Tree] = {}
 _keys: dict[Path, tuple[int, str]] = {}
@@ -145,10 +161,10 @@ def auth(opts: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
     if verdict.refusal:
         _refusals.write(asked.minion, verdict.refusal)
         return {}
-    recent = _recent.verdict((asked.minion, invites.fingerprint(asked.public_key)))
+    own = asked.minion, invites.fingerprint(asked.public_key)
+    recent = _recent.verdict(verdict.invite.pattern if verdict.invite else "", own)
     if recent == "many":
-        # Its minion says it again every few seconds.
-        _refusals.write(asked.minion, f"{MOST} others were let in within {AGAIN_SECONDS:g} s")
+        _crowd.write(asked.minion, "too many come at once; it asks again by itself", "waits")
     if recent != "new":
         return {}
     # Salt takes a list of mappings with one key each, and says so only in the log.

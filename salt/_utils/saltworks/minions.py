@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import salt.client
 import salt.key
@@ -26,9 +26,14 @@ BOUND_SECONDS = 120.0
 #: not work on it: it is given up (salt/modules/state.py, ``_check_queue``).
 QUEUE = 100
 
-#: The states of a machine's role, by ``state.sls``: what its highstate is, without the two seconds
+#: The states of a machine's role, for ``state.sls``: what its highstate is, without the two seconds
 #: in which Salt first looks for new modules (salt/state.py, ``load_dynamic``).
-ROLE = "roles"
+ROLE_SLS = "roles"
+
+#: What the project has for machines, to the options of its sync: the master's own code in
+#: ``_utils`` never leaves it (``file_ignore_glob``), and ``sync_all`` asks for twenty kinds. New
+#: states are found by each state run; for new functions the minion looks through its modules again.
+MODULES = {"states": {"refresh": False}, "modules": {}}
 
 #: Between two looks for answers, in seconds.
 LOOK_SECONDS = 0.02
@@ -39,6 +44,29 @@ FORGET_SECONDS = 10
 
 class MachineError(Exception):
     """A machine did not answer, or answered with an error."""
+
+
+class Caller(Protocol):
+    """The part of :class:`Machines` by which modules are brought."""
+
+    def calls(
+        self, minions: Sequence[str], function: str, *args: Any, **kwargs: Any
+    ) -> Mapping[str, Any]: ...
+
+
+def bring_modules(machines: Caller, minions: Sequence[str], **bounds: float) -> dict[str, str]:
+    """The project's newest modules are on machines: :data:`ROLE_SLS` brings none.
+
+    :param bounds: as :meth:`Machines.calls` takes them.
+    :returns: machine to what went wrong there.
+    """
+    wrong: dict[str, str] = {}
+    for kind, options in MODULES.items():
+        answers = machines.calls(
+            minions, f"saltutil.sync_{kind}", saltenv="base", **options, **bounds
+        )
+        wrong |= {name: str(row) for name, row in answers.items() if isinstance(row, MachineError)}
+    return wrong
 
 
 class Machines:

@@ -28,8 +28,15 @@ def this_process() -> Owner:
 
 
 def lives(owner: Owner) -> bool:
-    """Whether a process still runs; a number that was given anew is another process."""
-    return owner.boot_id == _boot_id() and stat_field(owner.pid, 19) == owner.started
+    """Whether a process still runs; a number that was given anew is another process.
+
+    One that has ended and that its parent has not looked at does not.
+    """
+    return (
+        owner.boot_id == _boot_id()
+        and stat_field(owner.pid, 19) == owner.started
+        and stat_field(owner.pid, 0) not in ("Z", "X")
+    )
 
 
 def is_own(owner: Owner) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 
 from . import bank, clustermap, movement, parts, plan, registry, telling, telling_run
 from .errors import Problem, Refused
-from .minions import BOUND_SECONDS, QUEUE, ROLE, MachineError, Machines
+from .minions import BOUND_SECONDS, QUEUE, ROLE_SLS, MachineError, Machines, bring_modules
 from .plan import Placement
 from .telling_run import Ledger, Way
 from .tree import Tree
@@ -115,8 +115,9 @@ def told_later(house: Tree, machines: Machines, machine: str) -> dict[str, Any]:
             ledger.late({machine: services}, failed=True)
             raise
         return {"said": said, "changes": {"told": [machine]}}
+    bring_modules(machines, [machine])
     try:
-        machines.call(machine, "state.sls", ROLE, bound=BOUND_SECONDS, queue=QUEUE)
+        machines.call(machine, "state.sls", ROLE_SLS, bound=BOUND_SECONDS, queue=QUEUE)
     except MachineError:
         ledger.late({machine: ()}, failed=True)
         raise

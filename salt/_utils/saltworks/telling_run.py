@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from . import reconcile
 from .errors import Refused
-from .minions import BOUND_SECONDS, QUEUE, ROLE, MachineError
+from .minions import BOUND_SECONDS, QUEUE, ROLE_SLS, MachineError, bring_modules
 from .telling import LATE, TOLD, Telling
 
 log = logging.getLogger(__name__)
@@ -124,6 +124,7 @@ def conduct(
     :raises Untouched: it failed before the change.
     :raises MachineError: it failed; the door may be shut, and :func:`finish` is to follow.
     """
+    _modules(machines, way, told)
     # Nothing is stopped yet, but from here on clients may be told to leave, or the door be shut.
     ledger.begun(Telling())
     stopped: Stops = {}
@@ -154,6 +155,7 @@ def finish(machines: Caller, way: Way, told: Telling, ledger: Ledger) -> str:
     :raises MachineError: something could not be stopped, or the main process does not come up.
     """
     left: dict[str, int] = {}
+    _modules(machines, way, told)
     if told.stop:
         _await_runs(machines, [way.front, *told.stop])
         _door(machines, way, "door.close")
@@ -177,7 +179,7 @@ def _applied(machines: Caller, way: Way, told: Telling, ledger: Ledger, needed: 
     """
     failed: dict[str, str] = {}
     for group in told.apply:
-        answers = machines.calls(group, "state.sls", ROLE, timeout=STEP_SECONDS, queue=QUEUE)
+        answers = machines.calls(group, "state.sls", ROLE_SLS, timeout=STEP_SECONDS, queue=QUEUE)
         wrong = _wrong(answers)
         failed.update(wrong)
         if missing := sorted(needed & set(wrong)):
@@ -236,6 +238,13 @@ def _stranded(way: Way, cause: Exception, error: MachineError) -> MachineError:
 
 def _door(machines: Caller, way: Way, function: str, *args: str) -> Any:
     return machines.call(way.front, function, *args, timeout=STEP_SECONDS, bound=DOOR_SECONDS)
+
+
+def _modules(machines: Caller, way: Way, told: Telling) -> None:
+    """The project may be newer than what they have; who gets nothing fails at its own step."""
+    names = sorted({way.front, *told.machines})
+    for line in bring_modules(machines, names, timeout=STEP_SECONDS).values():
+        log.warning("telling: %s", line)
 
 
 def _await_runs(machines: Caller, names: Sequence[str]) -> None:

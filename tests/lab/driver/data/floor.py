@@ -33,8 +33,9 @@ run = [sys.executable, "-c", "from salt.scripts import salt_run; salt_run()"]
 begun = time.monotonic()
 subprocess.run([*run, "state.orchestrate", sls], check=True, timeout=60, capture_output=True)
 orchestrated = time.monotonic()
-for kind in ("utils", "modules", "states"):
-    if minion not in client.cmd(minion, f"saltutil.sync_{kind}", timeout=30):
+for kind, options in (("states", {"refresh": False}), ("modules", {})):
+    more = {"saltenv": "base", **options}
+    if minion not in client.cmd(minion, f"saltutil.sync_{kind}", timeout=30, kwarg=more):
         sys.exit(f"{minion} does not get its {kind}")
 synced = time.monotonic()
 states = client.cmd(minion, "state.sls", [sls], timeout=30).get(minion)
