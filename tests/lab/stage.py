@@ -40,7 +40,11 @@ WATCHED = (
     *("/srv/saltworks", plan.ARTIFACTS_DIR, RECORD),
 )
 # What the running server writes all the time, and what Python writes when it first reads a file.
-LIVING = ("*/media_store", "*/uploads", "*.log*", "*/homeserver.db*", "*/__pycache__", "*/*.pid")
+LIVING = (
+    *("*/media_store", "*/uploads", "*.log*", "*/homeserver.db*", "*/__pycache__", "*/*.pid"),
+    # Reconcile looks each half minute once there are members, and counts that.
+    "*/saltworks/passes.p",
+)
 UNITS = (
     *("matrix-synapse", "synapse", "nginx", "postgresql@15-main", "slapd", "ssh", "salt-minion"),
     *("salt-master", "redis-server"),
