@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -45,6 +47,41 @@ def test_what_measures_keeps_its_table_where_the_readme_says(path: Path) -> None
     assert names
     readme = (PROJECT / "README.md").read_text()
     assert [name for name in names if f"`{name}.md`" not in readme] == []
+
+
+@pytest.mark.parametrize(
+    ("beside", "alone", "machines", "code"),
+    [(0, None, 0, 0), (1, 0, 0, 0), (1, 1, 0, 1), (2, None, 0, 2), (1, 0, 1, 1), (0, None, 1, 1)],
+)
+def test_what_failed_beside_the_machines_is_judged_by_a_run_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: int, alone: int | None,
+    machines: int, code: int,
+) -> None:  # fmt: skip
+    ran: list[list[str]] = []
+
+    def run(command: list[str], _: Any) -> int:
+        ran.append(command)
+        return machines if len(ran) == 1 else int(alone or 0)
+
+    @contextlib.contextmanager
+    def others(*_: Any) -> Iterator[Any]:
+        yield SimpleNamespace(wait=lambda: None, returncode=beside)
+
+    (tmp_path / "beside.log").touch()
+    settings = SimpleNamespace(root=tmp_path, logs=tmp_path, netns="x")
+    lab: Any = SimpleNamespace(
+        settings=settings, any_running=None, network=SimpleNamespace(inside=list),
+        mirror=SimpleNamespace(ready=lambda: True),
+    )  # fmt: skip
+    monkeypatch.setattr(checks.hostcheck, "check", lambda *_, **__: None)
+    monkeypatch.setattr(checks, "_run", run)
+    monkeypatch.setattr(checks, "beside", others)
+    assert checks.test(lab, lambda: None, None, []) == code
+    assert len(ran) == (1 if alone is None else 2)
+    assert ("tests/lab" in ran[0], "tests/unit" in ran[0]) == (True, False)
+    if alone is not None:
+        assert "--last-failed" in ran[1]
+        assert ("tests/lab" in ran[1], "tests/unit" in ran[1]) == (False, True)
 
 
 @pytest.mark.parametrize(("only", "shown"), [("soak", True), ("bench", True), (None, False)])

@@ -21,6 +21,9 @@ BESIDE = ("tests/process", "tests/lint", "tests/unit", "tests/render")
 """What needs no machine; first what takes longest, while M1 runs, whose bound bears it best."""
 CODE = ("tests", "salt", "formulas", "orch", "reactor")
 
+SOME_FAILED = 1
+"""pytest's exit code when it ran, and tests failed."""
+
 
 def lint_commands(names: list[str]) -> list[list[str]]:
     """Every linter with what it looks at, out of the files of the work tree."""
@@ -81,7 +84,9 @@ def pytest_command(lab: Lab, only: str | None, chosen: Sequence[str]) -> list[st
 def test(lab: Lab, prepare: Callable[[], None], only: str | None, chosen: list[str]) -> int:
     """All suites, linters included, or those chosen; the last word is pytest's summary.
 
-    Of all of them, those that need no machine run beside the others and are shown at the end.
+    Of all of them, those that need no machine run beside the others and are shown at the end. They
+    get what CPU is left over, which may be none for seconds: what has failed then is judged by a
+    run of its own, and both are shown.
 
     Args:
         lab: the lab that the tests use.
@@ -96,17 +101,23 @@ def test(lab: Lab, prepare: Callable[[], None], only: str | None, chosen: list[s
     env["SALTWORKS_NETNS"] = lab.settings.netns
     if only or chosen:
         return _run(pytest_command(lab, only, chosen), env)
+    cache = ["-o", f"cache_dir={lab.settings.logs}/beside"]
+    without = [*pytest_command(lab, None, BESIDE), *cache]
     stages = [*lab.network.inside(), sys.executable, "-m", "tests.lab.stage"]
     with (
         # What tests of machines begin with; a test that needs it waits, or makes it itself.
         beside(lab, "stages", stages, env),
-        beside(lab, "beside", pytest_command(lab, None, BESIDE), env) as others,
+        beside(lab, "beside", without, env) as others,
     ):
         machines = _run(pytest_command(lab, None, [s for s in SUITES if s not in BESIDE]), env)
         others.wait()
     print((lab.settings.logs / "beside.log").read_text(), flush=True)
+    rest = others.returncode
+    if rest == SOME_FAILED:
+        print("what has failed with the CPU left over runs once more, by itself:", flush=True)
+        rest = _run([*without, "--last-failed", "--last-failed-no-failures=none"], env)
     print(f"tests of machines: {'ok' if machines == 0 else 'FAILED, see above'}", flush=True)
-    return max(machines, others.returncode)
+    return max(machines, rest)
 
 
 def _run(command: list[str], env: Mapping[str, str]) -> int:
