@@ -207,8 +207,14 @@ def converge(minion: str) -> dict[str, Any]:
 def front(minion: str) -> dict[str, Any]:
     """The front has what the plan says of it, since that of a member has changed."""
     house = _mine(f"front for {minion}")
-    machine = house.placement(movement.map_of(house)).front
-    return _applied(machine, ROLE_SLS, bound=APPLY_SECONDS)
+    machine, machines = house.placement(movement.map_of(house)).front, Machines(__opts__)
+    # Clients are told that connections end while the state run renders, instead of after that.
+    machines.call(machine, "nginx_config.notice", 0, bound=MORE_SECONDS)
+    try:
+        return _applied(machine, ROLE_SLS, bound=APPLY_SECONDS)
+    finally:
+        # Nothing may have had to be loaded. When this dies before, the step is done again.
+        machines.attempt(machine, "nginx_config.withdraw", bound=MORE_SECONDS)
 
 
 @refusing

@@ -157,9 +157,12 @@ def achieve_m3(lab: Lab, say: Say) -> str:
 
 
 def achieve_m4_workers(lab: Lab, say: Say) -> str:
-    """Redis on a machine of its own, and Synapse ready for workers."""
+    """Redis on a machine of its own, Synapse ready for workers, and the first of them."""
     milestones.declare(lab, milestones.rows(lab, ("redis",)))
     milestones.expect_workers(lab)
+    # It waits until there is Redis, and comes with the milestone.
+    if not workers.state(lab, workers.FIRST):
+        workers.invited(lab, workers.FIRST)
     return _achieve(lab, "m4.workers", say)
 
 

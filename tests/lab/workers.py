@@ -9,7 +9,7 @@ from typing import Any
 
 import salt.cache
 import salt.config
-from saltworks import bank, joins, lock, registry, tree
+from saltworks import bank, joins, lock, members, passes, registry, tree
 
 from tests.lab import milestones, witness
 from tests.lab.driver import Lab, LabError, wait_for
@@ -85,10 +85,16 @@ def invited(lab: Lab, name: str) -> None:
 
 
 def comes_again(lab: Lab, name: str) -> None:
-    """A machine that was drained may come again, and its minion starts."""
+    """A machine that was drained may come again, and its minion starts, as one that is booted."""
     machine = lab.machine(name)
     machine.run("systemctl stop salt-minion", timeout=120)
+    before = recorded(lab, members.PASSES)["count"]
     lab.salt_run("worker.undrain", name, timeout=60)
+    # The pass that this has poked has found it away.
+    wait_for(
+        lambda: recorded(lab, members.PASSES)["count"] > before, 60, "reconcile to have looked"
+    )
+    time.sleep(passes.SPACING_SECONDS)
     machine.run("systemctl start salt-minion")
 
 
@@ -147,7 +153,7 @@ def drain(lab: Lab, name: str) -> float:
 
 
 def shown(lab: Lab, seed: Path, say: Say) -> str:
-    """Two workers come and stay; a third comes by its invite, serves and leaves. People chat.
+    """Two workers stay; a third comes by its invite, serves and leaves. People chat.
 
     What is done already is not done again. Raises LabError for anything lost or failed.
     """
@@ -175,7 +181,9 @@ def shown(lab: Lab, seed: Path, say: Say) -> str:
     )
 
 
-STAYING, PASSING = ("writer-1", "sync-1"), "sync-2"
+#: Who comes with the milestone, and stays; who comes after it, and stays; who leaves again.
+FIRST = "sync-1"
+STAYING, PASSING = ("writer-1", FIRST), "sync-2"
 
 
 def _comes(lab: Lab, name: str, say: Say) -> None:

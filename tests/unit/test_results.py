@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.bench import results
-from tests.lab.driver import PROJECT, checks
+from tests.lab.driver import PROJECT, checks, hostcheck
 
 MEASURING = sorted(
     path
@@ -73,7 +73,7 @@ def test_what_failed_beside_the_machines_is_judged_by_a_run_of_its_own(
         settings=settings, any_running=None, network=SimpleNamespace(inside=list),
         mirror=SimpleNamespace(ready=lambda: True),
     )  # fmt: skip
-    monkeypatch.setattr(checks.hostcheck, "check", lambda *_, **__: None)
+    monkeypatch.setattr(hostcheck, "check", lambda *_, **__: None)
     monkeypatch.setattr(checks, "_run", run)
     monkeypatch.setattr(checks, "beside", others)
     assert checks.test(lab, lambda: None, None, []) == code

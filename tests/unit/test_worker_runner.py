@@ -12,6 +12,20 @@ from saltworks.minions import MachineError
 from tests.unit.house import held, living
 from tests.unit.worker_house import MAIN_URL, URL, House
 
+#: The front's state run, in which clients are told for as long as it takes.
+FRONTED = [
+    ("proxy", "nginx_config.notice", 0),
+    ("proxy", "state.sls", "roles"),
+    ("proxy", "nginx_config.withdraw"),
+]
+
+
+def test_a_front_whose_state_run_fails_tells_clients_no_more(tmp_path: Path) -> None:
+    house = House(tmp_path).own()
+    house.failing[("proxy", "state.sls")] = MachineError("disk full")
+    assert house.module.front("sync-1")["data"] == "disk full"
+    assert house.calls == FRONTED
+
 
 def test_a_join_is_stamped_step_by_step_and_ends_ready(tmp_path: Path) -> None:
     house = House(tmp_path)
@@ -38,10 +52,10 @@ def test_a_join_is_stamped_step_by_step_and_ends_ready(tmp_path: Path) -> None:
         ("sync-1", "synapse_worker.healthy", [URL], 3, 0.25, 60),
         ("sync-1", "synapse_worker.caught_up", [URL], "http://198.18.0.12:9093", 60),
         ("proxy", "synapse_worker.answering", [URL]),
-        ("proxy", "state.sls", "roles"),
-        house.calls[11],
+        *FRONTED,
+        house.calls[13],
     ]
-    front, function, requests, names, log, address, port, name, bound = house.calls[11]
+    front, function, requests, names, log, address, port, name, bound = house.calls[13]
     assert bound == 30
     assert (front, function, names) == ("proxy", "synapse_worker.served", ["sync-1-1"])
     assert (log, address, port, name) == (
@@ -69,7 +83,7 @@ def test_a_leave_and_a_loss_end_gone_and_the_key_goes_only_if_asked(tmp_path: Pa
     house.module.emptied("sync-1")
     assert house.module.retire("sync-1")["said"] == "sync-1: 0 states, 0 changed"
     assert house.calls == [
-        ("proxy", "state.sls", "roles"),
+        *FRONTED,
         ("sync-1", "synapse_worker.emptied", [8101], 90),
         ("sync-1", "state.sls", "roles.worker.absent"),
     ]
