@@ -9,7 +9,7 @@ from typing import Any
 
 import salt.cache
 import salt.config
-from saltworks import bank, joins, lock, members, passes, registry, tree
+from saltworks import admission, bank, joins, lock, members, passes, registry, tree
 
 from tests.lab import milestones, witness
 from tests.lab.driver import Lab, LabError, wait_for
@@ -96,6 +96,15 @@ def comes_again(lab: Lab, name: str) -> None:
     )
     time.sleep(passes.SPACING_SECONDS)
     machine.run("systemctl start salt-minion")
+
+
+def in_service(lab: Lab, name: str) -> None:
+    """A machine is in service, whatever it did before; one that is gone has to run."""
+    if not state(lab, name):
+        invited(lab, name)
+    elif name in recorded(lab, admission.OUT):
+        comes_again(lab, name)
+    await_joined(lab, name)
 
 
 def record(root: Path, name: str) -> Json:

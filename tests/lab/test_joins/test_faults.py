@@ -30,13 +30,9 @@ FIGURES: list[list[str]] = []
 @pytest.fixture(scope="module", autouse=True)
 def members(stage: Stage) -> None:
     """One that only serves is there, and a stream writer may come."""
-    for name in (GENERIC, WRITER):
-        if not workers.state(stage.lab, name):
-            workers.invited(stage.lab, name)
-            workers.await_joined(stage.lab, name)
-    if workers.state(stage.lab, GENERIC) == "gone":
-        workers.comes_again(stage.lab, GENERIC)
-        workers.await_joined(stage.lab, GENERIC)
+    workers.in_service(stage.lab, GENERIC)
+    if not workers.state(stage.lab, WRITER):
+        workers.in_service(stage.lab, WRITER)
 
 
 @contextlib.contextmanager

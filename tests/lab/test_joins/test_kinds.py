@@ -33,16 +33,6 @@ def people(report: dict[str, Any]) -> list[str]:
     return [f"{report['worst_wait_seconds']:.1f}", str(report["failed_requests"])]
 
 
-def here(stage: Stage, name: str) -> None:
-    """A machine is in service, whatever it did before."""
-    known = workers.state(stage.lab, name)
-    if known == "gone":
-        workers.comes_again(stage.lab, name)
-    elif not known:
-        workers.invited(stage.lab, name)
-    workers.await_joined(stage.lab, name)
-
-
 def told(stage: Stage, machine: str) -> dict[str, Any]:
     """What Synapse on a machine is told."""
     found: dict[str, Any] = yaml.safe_load(
@@ -71,7 +61,7 @@ def test_each_other_kind_comes_serves_and_leaves(stage: Stage) -> None:
     out = stage.lab.settings.reports / "kinds.json"
     with milestones.chatting(stage.lab, stage.seed, out):
         for name in OTHERS:
-            here(stage, name)
+            workers.in_service(stage.lab, name)
             took = joins.report(workers.recorded(stage.lab, joins.RECORD)[name])["total_seconds"]
             kind = worker_table.table().kinds[name.rpartition("-")[0]]
             if kind.duty:
@@ -89,7 +79,7 @@ def test_each_other_kind_comes_serves_and_leaves(stage: Stage) -> None:
 
 def test_what_a_dead_writer_wrote_another_machine_writes(stage: Stage) -> None:
     for name in WRITERS:
-        here(stage, name)
+        workers.in_service(stage.lab, name)
     shared = writers(stage)
     assert {name for row in shared.values() for name in row} == set(WRITERS)
     out = stage.lab.settings.reports / "duties.json"
@@ -114,7 +104,7 @@ def test_a_machine_that_vanishes_without_a_word_keeps_its_people_waiting_for_sec
     stage: Stage,
 ) -> None:
     name = "sync-1"
-    here(stage, name)
+    workers.in_service(stage.lab, name)
     out = stage.lab.settings.reports / "vanished.json"
     machine = stage.lab.machine(name)
     with milestones.chatting(stage.lab, stage.seed, out):
@@ -135,7 +125,7 @@ def test_a_machine_that_vanishes_without_a_word_keeps_its_people_waiting_for_sec
 
 def test_a_worker_that_the_map_does_not_name_any_more_leaves(stage: Stage) -> None:
     name = "sync-1"
-    here(stage, name)
+    workers.in_service(stage.lab, name)
     out = stage.lab.settings.reports / "unnamed.json"
     with milestones.chatting(stage.lab, stage.seed, out):
         begun = time.monotonic()
