@@ -22,7 +22,7 @@ LOADED = "/var/lib/saltworks/nginx.loaded"
 LEAVING = "/run/saltworks-nginx.leaving"
 PROC = "/proc"
 SHUTTING_DOWN = "is shutting down"
-LOOK_SECONDS = 0.02
+LOOK_SECONDS, NOTICE_LOOK_SECONDS = 0.02, 0.1
 
 
 def __virtual__() -> str:
@@ -83,14 +83,19 @@ def notice(seconds: float) -> float:
     :param seconds: how long it shall have been told; what was told already counts.
     :returns: the seconds waited.
     """
-    if not os.path.exists(LEAVING):
-        with open(LEAVING, "w", encoding="utf-8"):
-            pass
-    left = max(0.0, seconds - (time.time() - os.stat(LEAVING).st_mtime))
-    # A clock set back must not make this longer than was asked for.
-    left = min(left, seconds)
-    time.sleep(left)
-    return round(left, 3)
+    begun = time.monotonic()
+    while True:
+        try:
+            told = time.time() - os.stat(LEAVING).st_mtime
+        except FileNotFoundError:
+            # Not yet; or somebody else's is withdrawn, and it begins anew.
+            with open(LEAVING, "w", encoding="utf-8"):
+                told = 0.0
+        # A clock set back must not make this longer than was asked for.
+        left = min(seconds - told, seconds)
+        if left <= 0:
+            return round(time.monotonic() - begun, 3)
+        time.sleep(min(left, NOTICE_LOOK_SECONDS))
 
 
 def idle_seconds(site: str) -> float | None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
-import subprocess
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -26,9 +26,12 @@ ORCHESTRATIONS: Mapping[str, str] = {
     what: f"orch.worker.{what}" for what in ("tell", "lose", "join", "leave")
 }
 
-#: How long the passes of a milestone may take, how long it then waits for machines about which
-#: nothing is done, which may be booting, and between two looks, in seconds.
-PASSES_SECONDS, ARRIVE_SECONDS, ARRIVE_EVERY = 3600, 120, 1.0
+#: For how long a milestone waits for machines about which nothing is done, which may be booting,
+#: and between two looks, in seconds.
+ARRIVE_SECONDS, ARRIVE_EVERY = 120, 1.0
+
+#: What reconcile has the cluster's lock for.
+REASONS = ("reconcile: ", "join of ", "leave of ", "loss of ", "telling of ")
 
 
 @refusing
@@ -64,7 +67,9 @@ def run(handle: int | None = None) -> str:
         salt-run reconcile.run
     """
     house = Tree.of(__opts__)
-    made = passes.make(house.records, lambda: _pass(house, patient=handle is not None), handle)
+    # The first: else one that fails slowly would be tried again and again, as passes are wanted.
+    patience = itertools.chain([handle is not None], itertools.repeat(True))
+    made = passes.make(house.records, lambda: _pass(house, patient=next(patience)), handle)
     return f"{made} passes were made" if made else "another process makes them, and one more now"
 
 
@@ -113,59 +118,71 @@ def coming() -> list[str]:
 
 @refusing
 def arrive() -> dict[str, Any]:
-    """Make passes, and wait until every machine that has been let in is in service.
+    """Have passes made, and wait until every machine that has been let in is in service.
+
+    Reconcile brings them, in its own process: what failed before is forgotten, so that it is tried
+    now. It is waited for as long as reconcile is at work, whose steps are bounded each.
 
     :returns: ``said`` and ``changes``, as a step of an orchestration wants them.
-    :raises MachineError: a join failed, or nothing was done about a machine for
-        ``ARRIVE_SECONDS``, in which it might have booted.
+    :raises MachineError: a join failed, a machine went away, somebody else has the cluster, or
+        nothing was done about a machine for ``ARRIVE_SECONDS``, in which it might have booted.
     """
     house = Tree.of(__opts__)
-    known = set(_coming(house))
-    # A process of its own: an orchestration within this one would go on as nobody.
-    words: dict[str, Any] = {"capture_output": True, "text": True, "timeout": PASSES_SECONDS}
-    try:
-        subprocess.run(passes.command(__opts__), check=True, **words)
-    except subprocess.CalledProcessError as error:
-        text = (error.stderr or error.stdout).strip()[-800:]
-        raise MachineError(f"reconcile.run failed: {text}") from error
-    except subprocess.TimeoutExpired as error:
-        see = "see salt-run reconcile.last, and lock.show for who is at it"
-        raise MachineError(f"reconcile.run did not end within {PASSES_SECONDS} s; {see}") from error
-    left, end = _coming(house), time.monotonic() + ARRIVE_SECONDS
-    known |= set(left)
-    while not all(left.values()) and time.monotonic() < end:
+    began, before = time.time(), _in_service(house)
+    with house.changing(joins.RECORD) as rows:
+        for name in _coming(house).keys() & rows.keys():
+            rows[name] = joins.anew(rows[name])
+    passes.poke(house.records, passes.starter(__opts__))
+    known, left, looked = {*_coming(house)}, _coming(house), False
+    end = time.monotonic() + ARRIVE_SECONDS
+    while time.monotonic() < end:
         time.sleep(ARRIVE_EVERY)
-        now = _coming(house)
-        # What it does is bounded step by step.
-        busy = lock.holder(bank.read(house.store, lock.RECORD), time.time())
-        if busy or now != left:
+        last, left = left, _coming(house)
+        known |= left.keys()
+        looked = bank.read(house.store, members.PASSES).get("at", 0.0) >= began
+        hold = lock.holder(bank.read(house.store, lock.RECORD), time.time())
+        if hold and not hold.reason.startswith(REASONS):
+            raise MachineError(_missing(house, left, f"{hold.reason} has the cluster's lock"))
+        if hold or left != last:
             end = time.monotonic() + ARRIVE_SECONDS
-        left = now
-        known |= set(left)
-    if left:
-        raise MachineError(_missing(house, left))
-    rows = movement.members_of(house)
-    there = sorted(name for name in known if name in rows and rows[name].state == "ready")
-    said = f"{', '.join(there)} came into service" if there else "nobody is on the way in"
-    return {"said": said, "changes": {"joined": there} if there else {}}
+        elif looked and all(left.values()):
+            break
+    if not looked:
+        what = f"reconcile made no pass within {ARRIVE_SECONDS} s"
+        raise MachineError(f"{what}: see the master's log, and salt-run reconcile.run")
+    there = _in_service(house)
+    out = bank.read(house.store, admission.OUT)
+    if away := {name: left.get(name, "") for name in sorted(known - there) if name not in out}:
+        raise MachineError(_missing(house, away))
+    came = sorted(there - before)
+    said = f"{', '.join(came)} came into service" if came else "nobody is on the way in"
+    return {"said": said, "changes": {"joined": came} if came else {}}
 
 
 def _coming(house: Tree) -> dict[str, str]:
     return joins.coming(movement.members_of(house), bank.read(house.store, joins.RECORD))
 
 
-def _missing(house: Tree, left: Mapping[str, str]) -> str:
-    """Who has not come into service, and why."""
+def _in_service(house: Tree) -> set[str]:
+    rows = movement.members_of(house)
+    return {name for name, row in rows.items() if row.state == "ready"} - {*_coming(house)}
+
+
+def _missing(house: Tree, away: Mapping[str, str], nothing: str = "") -> str:
+    """Who has not come into service, and why.
+
+    :param nothing: why nothing was done about one of whom nothing else is known.
+    """
     waits = bank.read(house.store, members.PASSES).get("waits", {})
-    nothing = f"nothing was done about it for {ARRIVE_SECONDS} s"
+    nothing = nothing or f"nothing was done about it for {ARRIVE_SECONDS} s"
     why = {
         name: ", ".join(text for text in (error, waits.get(name, "")) if text) or nothing
-        for name, error in left.items()
+        for name, error in away.items()
     }
-    words = "; ".join(f"{name}: {text}" for name, text in why.items())
+    words = "; ".join(f"{name}: {text}" for name, text in why.items()) or nothing
     return (
-        f"not in service: {words}. Other processes serve in its place and reconcile tries "
-        "on; salt-run worker.list; once it is mended, salt-run reconcile.run"
+        f"not in service: {words}. Other processes serve in its place and reconcile tries on: "
+        "salt-run worker.list, reconcile.last; once it is mended, salt-run reconcile.run"
     )
 
 

@@ -208,19 +208,20 @@ def front(minion: str) -> dict[str, Any]:
     """The front has what the plan says of it, since that of a member has changed."""
     house = _mine(f"front for {minion}")
     machine, machines = house.placement(movement.map_of(house)).front, Machines(__opts__)
-    # Clients are told that connections end while the state run renders, instead of after that.
-    machines.call(machine, "nginx_config.notice", 0, bound=MORE_SECONDS)
-    try:
-        return _applied(machine, ROLE_SLS, bound=APPLY_SECONDS)
-    finally:
-        # Nothing may have had to be loaded. When this dies before, the step is done again.
-        machines.attempt(machine, "nginx_config.withdraw", bound=MORE_SECONDS)
+    if registry.known(movement.members_of(house), minion).state != "ready":
+        # A join has brought them.
+        bring_modules(machines, [machine], bound=SYNC_SECONDS)
+    # Clients are told that connections end while the state run renders, instead of after that. It
+    # withdraws the notice.
+    machines.attempt(machine, "nginx_config.notice", 0, bound=MORE_SECONDS)
+    return _applied(machine, ROLE_SLS, bound=APPLY_SECONDS)
 
 
 @refusing
 def retire(minion: str) -> dict[str, Any]:
     """Nothing of a worker runs on the machine any more."""
     _mine("leave")
+    bring_modules(Machines(__opts__), [minion], bound=SYNC_SECONDS)
     return _applied(minion, f"{ROLE_SLS}.worker.absent", bound=APPLY_SECONDS)
 
 

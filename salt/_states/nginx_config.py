@@ -27,6 +27,9 @@ def loaded(name: str, timeout: float = 10, notice: float = 2) -> dict[str, Any]:
         on_disk = __salt__["nginx_config.digest"]()  # type: ignore[name-defined]
         running = __salt__["nginx_config.loaded"]()  # type: ignore[name-defined]
         if on_disk == running:
+            if not __opts__["test"]:  # type: ignore[name-defined]
+                # Of a run that died. Who still needs it gives it anew.
+                __salt__["nginx_config.withdraw"]()  # type: ignore[name-defined]
             return {**ret, "comment": "nginx runs with what is on disk"}
         if __opts__["test"]:  # type: ignore[name-defined]
             return _would(ret)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from saltworks import members, owners
+from saltworks import admission, members, owners
 
 from tests import cluster
 from tests.unit import house
@@ -18,98 +16,115 @@ from tests.unit.house import held
 
 
 class House(house.House):
-    """Members that come by as many looks as ``steps`` has; each look takes 100 s."""
+    """Members; something is done about them at each look, which takes 50 s; then passes end."""
 
     def __init__(self, *names: str) -> None:
         super().__init__("reconcile")
         self.steps: list[Callable[[], None]] = []
-        self.commands: list[list[str]] = []
-        self.clock = 0.0
+        self.poked, self.records = 0, ""
+        self.clock = 1000.0
         self.store.rows["registry"] = {
             name: asdict(cluster.member(name, "sync", number, "joining"))
             for number, name in enumerate(names, 1)
         }
         self.store.rows["joins"] = {}
-        errors = {"CalledProcessError", "TimeoutExpired"}
+        self.looks()
+        self.clock += 1
         vars(self.module).update(
-            __opts__={"config_dir": "/etc/salt"},
-            time=SimpleNamespace(monotonic=lambda: self.clock, sleep=self.sleep, time=lambda: 0.0),
-            subprocess=SimpleNamespace(
-                run=self.run, **{name: getattr(subprocess, name) for name in errors}
+            __opts__={},
+            passes=SimpleNamespace(poke=self.poke, starter=lambda _: None),
+            time=SimpleNamespace(
+                monotonic=lambda: self.clock, time=lambda: self.clock, sleep=self.sleep
             ),
         )
 
-    def run(self, command: list[str], **_: Any) -> None:
-        self.commands.append(command)
-        self.look()
+    def poke(self, *_: Any) -> None:
+        self.poked += 1
 
     def sleep(self, seconds: float) -> None:
-        self.clock += 100
-        self.look()
+        self.clock += 50
+        (self.steps.pop(0) if self.steps else self.looks)()
 
-    def look(self) -> None:
-        if self.steps:
-            self.steps.pop(0)()
+    def looks(self) -> None:
+        """A pass has ended."""
+        self.store.rows["lock"] = {}
+        waits = self.store.rows.get(members.PASSES, {}).get("waits", {})
+        self.store.rows[members.PASSES] = {"at": self.clock, "waits": waits}
 
     def comes(self, name: str) -> None:
         self.store.rows["registry"][name]["state"] = "ready"
         self.store.rows["joins"][name] = {"generation": 1, "finished": 1.0}
 
-    def busy(self) -> None:
-        self.store.rows["lock"] = held(owners.this_process(), "reconcile: join of sync-2")
+    def fails(self, name: str) -> None:
+        self.store.rows["joins"][name] = {"error": "disk full"}
+
+    def holds(self, reason: str) -> None:
+        row = held(owners.this_process(), reason)
+        self.store.rows["lock"] = {**row, "expires": 1e12}
 
 
 def test_they_are_waited_for_as_long_as_something_is_done_about_them() -> None:
     tree = House("sync-1", "sync-2")
-    tree.steps = [lambda: tree.comes("sync-1"), *[tree.busy] * 5, lambda: tree.comes("sync-2")]
+    busy = [lambda: tree.holds("reconcile: join of sync-2")] * 9
+    tree.steps = [lambda: tree.comes("sync-1"), *busy, lambda: tree.comes("sync-2")]
+    # What failed before may have been mended.
+    tree.fails("sync-1")
     assert tree.module.coming() == ["sync-1", "sync-2"]
     answer = tree.module.arrive()
     assert answer["said"] == "sync-1, sync-2 came into service"
     assert answer["changes"] == {"joined": ["sync-1", "sync-2"]}
-    assert tree.commands[0][0] == sys.executable
-    assert tree.commands[0][-2:] == ["--config-dir=/etc/salt", "reconcile.run"]
     assert tree.module.arrive() == {"said": "nobody is on the way in", "changes": {}}
-    assert len(tree.commands) == 2, "others may have been let in by hand"
+    assert tree.poked == 2, "others may have been let in by hand"
+
+
+def test_one_that_becomes_a_member_meanwhile_counts_as_well() -> None:
+    tree = House("sync-1")
+    row = tree.store.rows["registry"].pop("sync-1")
+
+    def settles() -> None:
+        tree.store.rows["registry"]["sync-1"] = row
+        tree.comes("sync-1")
+
+    tree.steps = [settles]
+    assert tree.module.arrive()["changes"] == {"joined": ["sync-1"]}
 
 
 def test_who_does_not_come_is_named_with_what_it_waits_for() -> None:
-    tree = House("sync-1", "sync-2", "sync-3")
-    # What failed before this may have been mended: it counts once it was tried again.
-    tree.store.rows["joins"]["sync-1"] = {"error": "disk full"}
-    tree.steps = [lambda: tree.comes("sync-1")]
-    tree.store.rows[members.PASSES] = {"waits": {"sync-2": "its salt-minion does not answer"}}
+    tree = House("sync-1", "sync-2", "sync-3", "sync-4")
+    tree.steps = [lambda: tree.comes("sync-1"), lambda: tree.fails("sync-4")]
+    waits = {"sync-2": "its salt-minion does not answer"}
+    tree.store.rows[members.PASSES]["waits"] = waits
     said = tree.module.arrive()["data"]
     assert said.startswith("not in service: sync-2: its salt-minion does not answer; sync-3: ")
-    assert "nothing was done about it for 120 s. Other processes serve" in said
-    assert tree.clock == 200
+    assert "nothing was done about it for 120 s; sync-4: disk full. Other processes serve" in said
 
 
 def test_a_join_that_failed_ends_the_wait_when_nobody_else_is_coming() -> None:
     tree = House("sync-1")
-    tree.store.rows["joins"]["sync-1"] = {"error": "disk full"}
+    tree.steps = [lambda: tree.fails("sync-1")]
     assert "sync-1: disk full. Other" in tree.module.arrive()["data"]
-    assert tree.clock == 0
+    assert tree.clock <= 1151
 
 
-def test_who_is_gone_meanwhile_has_not_come() -> None:
+def test_who_is_gone_meanwhile_has_not_come_unless_an_operator_wants_that() -> None:
     tree = House("sync-1")
-    tree.steps = [lambda: tree.store.rows["registry"].clear()]
+    tree.steps = [lambda: tree.store.rows["registry"]["sync-1"].update(state="gone")]
+    assert tree.module.arrive()["data"].startswith("not in service: sync-1: ")
+    tree = House("sync-1")
+    tree.store.rows[admission.OUT] = {"sync-1": {}}
+    tree.steps = [lambda: tree.store.rows["registry"]["sync-1"].update(state="gone")]
     assert tree.module.arrive()["changes"] == {}
 
 
-@pytest.mark.parametrize(
-    ("error", "said"),
-    [
-        (subprocess.CalledProcessError(1, "", "", "no master"), "reconcile.run failed: no master"),
-        (subprocess.TimeoutExpired("", 1), "did not end within 3600 s"),
-    ],
-)
-def test_passes_that_fail_or_hang_are_told(error: Exception, said: str) -> None:
+def test_somebody_else_who_has_the_cluster_is_not_waited_for() -> None:
     tree = House("sync-1")
+    tree.steps = [lambda: tree.holds("milestone m3.media")]
+    said = tree.module.arrive()["data"]
+    assert "sync-1: milestone m3.media has the cluster's lock" in said
 
-    def fails() -> None:
-        raise error
 
-    tree.steps = [fails]
-    answer = tree.module.arrive()
-    assert (said in answer["data"], answer["retcode"]) == (True, 1)
+@pytest.mark.parametrize("names", [(), ("sync-1",)])
+def test_that_nobody_has_looked_is_no_success(names: tuple[str, ...]) -> None:
+    tree = House(*names)
+    tree.steps = [lambda: None] * 9
+    assert "reconcile made no pass within 120 s" in tree.module.arrive()["data"]

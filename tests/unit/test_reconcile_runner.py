@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -273,3 +275,23 @@ def test_a_loss_that_was_none_is_blamed_on_nobody_for_long(monkeypatch: pytest.M
     house.looks[:] = [Seen(well, declared=declared)]
     house.one_pass()
     assert house.store.rows["joins"]["sync-1"] == {}
+
+
+@pytest.mark.parametrize(("handle", "patience"), [(None, [False, True, True]), (3, [True] * 3)])
+def test_what_failed_is_tried_at_once_by_the_first_pass_of_a_hand_alone(
+    monkeypatch: pytest.MonkeyPatch, handle: int | None, patience: list[bool]
+) -> None:
+    tree, seen = House(monkeypatch, Seen({})), list[bool]()
+
+    def make(records: Any, once: Callable[[], None], given: int | None) -> int:
+        assert given == handle
+        for _ in range(3):
+            once()
+        return 3
+
+    vars(tree.module).update(
+        _pass=lambda _, patient: seen.append(patient), passes=SimpleNamespace(make=make)
+    )
+    vars(tree)["records"] = ""
+    assert tree.module.run(handle) == "3 passes were made"
+    assert seen == patience

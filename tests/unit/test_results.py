@@ -51,7 +51,10 @@ def test_what_measures_keeps_its_table_where_the_readme_says(path: Path) -> None
 
 @pytest.mark.parametrize(
     ("beside", "alone", "machines", "code"),
-    [(0, None, 0, 0), (1, 0, 0, 0), (1, 1, 0, 1), (2, None, 0, 2), (1, 0, 1, 1), (0, None, 1, 1)],
+    [
+        *[(0, None, 0, 0), (1, 0, 0, 0), (1, 1, 0, 1), (1, 5, 0, 1), (2, None, 0, 1)],
+        *[(1, 0, 1, 1), (0, None, 1, 1), (0, None, -9, 1), (-9, None, 0, 1)],
+    ],
 )
 def test_what_failed_beside_the_machines_is_judged_by_a_run_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: int, alone: int | None,
@@ -65,6 +68,9 @@ def test_what_failed_beside_the_machines_is_judged_by_a_run_of_its_own(
 
     @contextlib.contextmanager
     def others(*_: Any) -> Iterator[Any]:
+        file = tmp_path / "beside/v/cache/lastfailed"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text('{"tests/unit/test_a.py::test_a": true}')
         yield SimpleNamespace(wait=lambda: None, returncode=beside)
 
     (tmp_path / "beside.log").touch()

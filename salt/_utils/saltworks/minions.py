@@ -62,9 +62,14 @@ def bring_modules(machines: Caller, minions: Sequence[str], **bounds: float) -> 
     """
     wrong: dict[str, str] = {}
     for kind, options in MODULES.items():
-        answers = machines.calls(
-            minions, f"saltutil.sync_{kind}", saltenv="base", **options, **bounds
-        )
+        # Who does not answer once is not waited for a second time.
+        names = [name for name in minions if name not in wrong]
+        try:
+            answers = machines.calls(
+                names, f"saltutil.sync_{kind}", saltenv="base", **options, **bounds
+            )
+        except MachineError as error:
+            answers = dict.fromkeys(names, error)
         wrong |= {name: str(row) for name, row in answers.items() if isinstance(row, MachineError)}
     return wrong
 

@@ -101,9 +101,12 @@ def starter(opts: Mapping[str, Any]) -> Callable[[int], None]:
     """
 
     def start(handle: int) -> None:
+        # Not the program of that name: this very Salt, wherever it is installed.
+        run = "from salt.scripts import salt_run; salt_run()"
+        folder = f"--config-dir={opts['config_dir']}"
         nothing = subprocess.DEVNULL
         subprocess.Popen(
-            [*command(opts), f"handle={handle}"],
+            [sys.executable, "-c", run, folder, "reconcile.run", f"handle={handle}"],
             pass_fds=[handle],
             stdin=nothing,
             stdout=nothing,
@@ -112,16 +115,6 @@ def starter(opts: Mapping[str, Any]) -> Callable[[int], None]:
         )
 
     return start
-
-
-def command(opts: Mapping[str, Any]) -> list[str]:
-    """The words of a process that makes passes, what has failed before included.
-
-    :param opts: the master's options.
-    """
-    # Not the program of that name: this very Salt, wherever it is installed.
-    run = "from salt.scripts import salt_run; salt_run()"
-    return [sys.executable, "-c", run, f"--config-dir={opts['config_dir']}", "reconcile.run"]
 
 
 def _mark(records: str | os.PathLike[str]) -> Path:

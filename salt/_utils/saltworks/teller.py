@@ -105,6 +105,7 @@ def told_later(house: Tree, machines: Machines, machine: str) -> dict[str, Any]:
     if machine not in late:
         ledger.heard([machine])
         return {"said": f"{machine} need not be told of anything", "changes": {}}
+    bring_modules(machines, [machine])
     services = tuple(late[machine]["services"])
     if services:
         concerned = telling.Telling({machine: services}, ((machine,),))
@@ -115,7 +116,6 @@ def told_later(house: Tree, machines: Machines, machine: str) -> dict[str, Any]:
             ledger.late({machine: services}, failed=True)
             raise
         return {"said": said, "changes": {"told": [machine]}}
-    bring_modules(machines, [machine])
     try:
         machines.call(machine, "state.sls", ROLE_SLS, bound=BOUND_SECONDS, queue=QUEUE)
     except MachineError:

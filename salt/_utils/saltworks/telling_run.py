@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 #: with the master's restart. The door itself may take longer.
 STEP_SECONDS, DOOR_SECONDS = 5, 60
 
+#: How long machines may take to get the project's modules.
+MODULES_SECONDS = 10
+
 
 #: Machine to services.
 Stops = Mapping[str, Sequence[str]]
@@ -124,7 +127,9 @@ def conduct(
     :raises Untouched: it failed before the change.
     :raises MachineError: it failed; the door may be shut, and :func:`finish` is to follow.
     """
-    _modules(machines, way, told)
+    if way.announce:
+        # Else people wait already; who fails for want of them gets them when he is told later.
+        _modules(machines, way, told)
     # Nothing is stopped yet, but from here on clients may be told to leave, or the door be shut.
     ledger.begun(Telling())
     stopped: Stops = {}
@@ -155,7 +160,6 @@ def finish(machines: Caller, way: Way, told: Telling, ledger: Ledger) -> str:
     :raises MachineError: something could not be stopped, or the main process does not come up.
     """
     left: dict[str, int] = {}
-    _modules(machines, way, told)
     if told.stop:
         _await_runs(machines, [way.front, *told.stop])
         _door(machines, way, "door.close")
@@ -168,6 +172,7 @@ def finish(machines: Caller, way: Way, told: Telling, ledger: Ledger) -> str:
                 "on with what it was told before; end it there, then salt-run reconcile.run"
             )
     ledger.changed()
+    _modules(machines, way, told)
     said = _applied(machines, way, told, ledger, {way.main})
     return "; ".join([*_cut(left), said])
 
@@ -243,7 +248,8 @@ def _door(machines: Caller, way: Way, function: str, *args: str) -> Any:
 def _modules(machines: Caller, way: Way, told: Telling) -> None:
     """The project may be newer than what they have; who gets nothing fails at its own step."""
     names = sorted({way.front, *told.machines})
-    for line in bring_modules(machines, names, timeout=STEP_SECONDS).values():
+    bounds = {"timeout": STEP_SECONDS, "bound": MODULES_SECONDS}
+    for line in bring_modules(machines, names, **bounds).values():
         log.warning("telling: %s", line)
 
 
