@@ -42,17 +42,11 @@ join-fronted:
     - require:
         - worker: join-registered
 
-join-routed:
-  worker.routed:
-    - name: {{ worker }}
-    - require:
-        - worker: join-fronted
-
 join-served:
   worker.served:
     - name: {{ worker }}
     - require:
-        - worker: join-routed
+        - worker: join-fronted
 
 join-joined:
   worker.joined:

@@ -54,7 +54,7 @@ LAST_SECONDS, RESTART_SECONDS = 10, 20
 DRAIN_SECONDS = 90
 
 #: How many answers in a row make a process a healthy one, and seconds between them.
-TIMES, HEALTHY_EVERY = 3, 0.25
+TIMES, HEALTHY_EVERY = 3, 0.15
 
 
 @refusing
@@ -208,13 +208,18 @@ def front(minion: str) -> dict[str, Any]:
     """The front has what the plan says of it, since that of a member has changed."""
     house = _mine(f"front for {minion}")
     machine, machines = house.placement(movement.map_of(house)).front, Machines(__opts__)
-    if registry.known(movement.members_of(house), minion).state != "ready":
+    member = registry.known(movement.members_of(house), minion)
+    coming = member.state == "ready" and not joins.finished(_row(house, minion), member)
+    if not coming:
         # A join has brought them.
         bring_modules(machines, [machine], bound=SYNC_SECONDS)
     # Clients are told that connections end while the state run renders, instead of after that. It
     # withdraws the notice.
     machines.attempt(machine, "nginx_config.notice", 0, bound=MORE_SECONDS)
-    return _applied(machine, ROLE_SLS, bound=APPLY_SECONDS)
+    done = _applied(machine, ROLE_SLS, bound=APPLY_SECONDS)
+    if coming:
+        movement.stamp(house, minion, "routed")
+    return done
 
 
 @refusing
@@ -274,13 +279,6 @@ def register(minion: str) -> dict[str, Any]:
         see = "it answers on its own machine: see the firewall and the network between the two"
         raise Refused("join", [Problem(minion, what, see)])
     return teller.told(house, machines, minion, "ready", "registered")
-
-
-@refusing
-def routed(minion: str) -> dict[str, Any]:
-    """The front has been told of it."""
-    movement.stamp(_mine("join"), minion, "routed")
-    return {"said": "the front has it", "changes": {}}
 
 
 @refusing

@@ -70,11 +70,6 @@ def fronted(name: str) -> dict[str, Any]:
     return _step(name, "worker.front", "the front would have a state run")
 
 
-def routed(name: str) -> dict[str, Any]:
-    """The front has been told of it."""
-    return _step(name, "worker.routed", "the front would have it")
-
-
 def served(name: str) -> dict[str, Any]:
     """Each of its processes has answered a request that came through the front."""
     return _step(name, "worker.served", "it would be looked whether it answers through the front")

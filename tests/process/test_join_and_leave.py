@@ -120,7 +120,7 @@ def test_an_invited_machine_comes_into_service_leaves_and_comes_again(house: Hou
             until(lambda: not house.run("lock.show").data["held"], "the lock is free")
             report = house.run("worker.report", "sync-2").data
             assert list(report["phases"]) == [
-                "begun", "synced", "highstate", "healthy", "registered", "routed",
+                "begun", "synced", "highstate", "healthy", "registered",
             ]  # fmt: skip
             assert report["total_seconds"] > 0
             (row,) = house.run("worker.list").data

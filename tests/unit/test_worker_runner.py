@@ -22,15 +22,17 @@ def brought(*names: str) -> list[tuple[str, str]]:
 
 def test_a_front_that_cannot_tell_clients_has_its_state_run_all_the_same(tmp_path: Path) -> None:
     house = House(tmp_path, "ready").own()
+    house.store.rows["joins"] = {"sync-1": {"generation": 1, "finished": 1.0, "stamps": {}}}
     house.failing[("proxy", "nginx_config.notice")] = MachineError("the answer was lost")
     assert house.module.front("sync-1")["said"] == "proxy: 2 states, 1 changed"
-    assert house.calls == FRONTED
+    assert house.calls == [*brought("proxy"), *FRONTED]
+    assert house.store.rows["joins"]["sync-1"]["stamps"] == {}, "its join is over"
 
 
 def test_a_join_is_stamped_step_by_step_and_ends_ready(tmp_path: Path) -> None:
     house = House(tmp_path)
     for step in (
-        "begin", "sync", "converge", "healthy", "caught_up", "register", "front", "routed",
+        "begin", "sync", "converge", "healthy", "caught_up", "register", "front",
         "served", "finish",
     ):  # fmt: skip
         answer = getattr(house.module, step)("sync-1")
@@ -45,7 +47,7 @@ def test_a_join_is_stamped_step_by_step_and_ends_ready(tmp_path: Path) -> None:
         ("sync-1", "network.ip_addrs"),
         ("sync-1", "network.ip_addrs6"),
         ("sync-1", "state.sls", "roles"),
-        ("sync-1", "synapse_worker.healthy", [URL], 3, 0.25, 60),
+        ("sync-1", "synapse_worker.healthy", [URL], 3, 0.15, 60),
         ("sync-1", "synapse_worker.caught_up", [URL], "http://198.18.0.12:9093", 60),
         ("proxy", "synapse_worker.answering", [URL]),
         *FRONTED,

@@ -15,7 +15,7 @@ from saltworks import members, passes, registry, tree
 
 from tests.bench import results
 from tests.lab import join_figures, milestones, witness, workers
-from tests.lab.driver import Lab, LabMachine, wait_for
+from tests.lab.driver import PROJECT, Lab, LabMachine, wait_for
 from tests.lab.driver.settings import ADDRESSES
 from tests.lab.stage import Stage, assert_unharmed
 
@@ -31,6 +31,8 @@ FLOORS = 3
 #: Whose minion is restarted for Salt's floor: nobody waits for it.
 IDLE = "redis"
 NOTHING = "floor"
+#: As many steps as a join has, each a runner's, as a join's are.
+STEPS = (PROJECT / "salt/orch/worker/join.sls").read_text().count("\n  worker.")
 
 #: The storm: so many events from each side, in so many seconds.
 EACH, STORM_SECONDS = 100, 2.0
@@ -71,12 +73,14 @@ def salt_floor(stage: Stage) -> dict[str, float]:
     machine and one on the front.
     """
     machine, listening = stage.lab.machine(IDLE), "/run/saltworks-floor"
-    stage.master.write(f"/srv/saltworks/salt/{NOTHING}.sls", "floor:\n  test.nop: []\n")
+    steps = "".join(f"step-{n}:\n  salt.runner:\n    - name: test.arg\n" for n in range(STEPS))
+    for name, text in ((NOTHING, "floor:\n  test.nop: []\n"), (f"{NOTHING}-steps", steps)):
+        stage.master.write(f"/srv/saltworks/salt/{name}.sls", text)
     stage.master.run(["rm", "-f", listening])
     machine.run("systemctl stop salt-minion", timeout=120)
     with ThreadPoolExecutor(1) as pool:
         # It has to listen before the minion starts.
-        words = [*program("floor"), IDLE, NOTHING, listening]
+        words = [*program("floor"), IDLE, NOTHING, f"{NOTHING}-steps", listening]
         asked = pool.submit(stage.master.run, words, timeout=120)
         stage.master.wait_for(f"test -e {listening}", 30, "somebody to listen")
         machine.run("systemctl start salt-minion")

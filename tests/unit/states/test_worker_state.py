@@ -15,7 +15,6 @@ STEPS = [
     ("healthy", "worker.healthy"),
     ("caught_up", "worker.caught_up"),
     ("registered", "worker.register"),
-    ("routed", "worker.routed"),
     ("served", "worker.served"),
     ("joined", "worker.finish"),
     ("draining", "worker.begin_drain"),

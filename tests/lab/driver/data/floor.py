@@ -1,9 +1,10 @@
 """Runs on the master: what Salt itself takes for the actions of a join, with nothing in them.
 
-Arguments: minion, an SLS that does nothing, a file. The file is made when it listens; the minion is
-to be started then. Prints, in JSON, `answered`, when the minion had answered a ping, by the
-monotonic clock, and in seconds: `orchestration`, a process of its own that does nothing; `modules`,
-the project's kinds of module, of which none is new; `state`, a state run that does nothing.
+Arguments: minion, an SLS that does nothing, an orchestration whose steps do nothing, a file. The
+file is made when it listens; the minion is to be started then. Prints, in JSON, `answered`, when
+the minion had answered a ping, by the monotonic clock, and in seconds: `orchestration`, in a
+process of its own; `modules`, the project's kinds of module, of which none is new; `state`, a
+state run.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import salt.client
 import salt.config
 import salt.utils.event
 
-minion, sls, listening = sys.argv[1:]
+minion, sls, orchestration, listening = sys.argv[1:]
 client = salt.client.LocalClient()
 opts = salt.config.client_config("/etc/salt/master")
 with salt.utils.event.get_master_event(opts, opts["sock_dir"], listen=True) as bus:
@@ -31,7 +32,8 @@ if client.cmd(minion, "test.ping", timeout=10) != {minion: True}:
 answered = time.monotonic()
 run = [sys.executable, "-c", "from salt.scripts import salt_run; salt_run()"]
 begun = time.monotonic()
-subprocess.run([*run, "state.orchestrate", sls], check=True, timeout=60, capture_output=True)
+run += ["state.orchestrate", orchestration]
+subprocess.run(run, check=True, timeout=60, capture_output=True)
 orchestrated = time.monotonic()
 for kind, options in (("states", {"refresh": False}), ("modules", {})):
     more = {"saltenv": "base", **options}

@@ -1,6 +1,6 @@
 # orch/worker/join.sls without what would change the machine that the tests run on.
 {%- set worker = pillar.worker %}
-{%- set steps = ['begun', 'synced', 'healthy', 'registered', 'routed', 'joined'] %}
+{%- set steps = ['begun', 'synced', 'healthy', 'registered', 'joined'] %}
 {%- for step in steps %}
 
 join-{{ step }}:
