@@ -32,7 +32,7 @@ Json = dict[str, Any]
 
 #: With those that there are for it, main among them, more than two cores have to do.
 WORKERS = ("sync-1", "sync-2", "sender-1", "writer-1")
-ROUNDS = 3
+ROUNDS = 2
 WARM, SECONDS = 5.0, 20.0
 #: Starts of the generator, and what is late.
 MORE_SECONDS = 60.0
