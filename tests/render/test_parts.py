@@ -25,7 +25,7 @@ def test_workers_are_made_ready_for_in_order(renderer: trees.Renderer) -> None:
     rows = steps(renderer, "orch.m4.workers", "redis to come")
     assert ids(rows) == [
         "prechecked", "begun", "keyed", "upcoming", "machine", "synapse-prepared", "switched",
-        "converged", "verified", "achieved",
+        "converged", "verified", "achieved", "arrived",
     ]  # fmt: skip
     keyed, upcoming, machine, prepared, switched, converged = rows[2:8]
     assert keyed["name"] == "redis"
@@ -39,7 +39,7 @@ def test_once_achieved_a_further_run_renews_the_certificate_and_converges(
     renderer: trees.Renderer,
 ) -> None:
     rows = steps(renderer, "orch.m4.workers", "redis, second run")
-    assert ids(rows) == ["prechecked", "keyed", "converged"]
+    assert ids(rows) == ["prechecked", "keyed", "converged", "arrived"]
 
 
 def test_the_way_back_is_recorded_and_converged(renderer: trees.Renderer) -> None:
