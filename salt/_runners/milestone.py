@@ -44,7 +44,7 @@ def begin(name: str) -> str:
         wrong += parts.begin_problems(name, house.placement(cmap), achieved=False)
     if wrong:
         raise Refused(name.capitalize(), wrong)
-    lock.take(house, f"milestone {name}", lock.MILESTONE_SECONDS)
+    lock.take(house, f"{lock.MILESTONE} {name}", lock.MILESTONE_SECONDS)
     row = milestone.begun(record, name, time.time())
     bank.write(house.store, _RECORD, {**record, name: row})
     return f"{name.capitalize()} began"
@@ -98,7 +98,7 @@ def check_return(name: str, claim: bool = False) -> str:
     if wrong:
         raise Refused(f"{name.capitalize()}'s rollback", wrong)
     if claim:
-        lock.take(house, f"milestone {name}", lock.MILESTONE_SECONDS)
+        lock.take(house, f"{lock.MILESTONE} {name}", lock.MILESTONE_SECONDS)
     return f"{name.capitalize()} may be taken back"
 
 

@@ -30,9 +30,6 @@ ORCHESTRATIONS: Mapping[str, str] = {
 #: and between two looks, in seconds.
 ARRIVE_SECONDS, ARRIVE_EVERY = 120, 1.0
 
-#: What reconcile has the cluster's lock for.
-REASONS = ("reconcile: ", "join of ", "leave of ", "loss of ", "telling of ")
-
 
 @refusing
 def poke() -> str:
@@ -100,7 +97,8 @@ def last() -> dict[str, Any]:
 
         salt-run reconcile.last
     """
-    return bank.read(Tree.of(__opts__).store, members.PASSES)
+    row = bank.read(Tree.of(__opts__).store, members.PASSES)
+    return {**row, "began": lock.stamp(row["began"])} if row else {}
 
 
 @refusing
@@ -139,9 +137,9 @@ def arrive() -> dict[str, Any]:
         time.sleep(ARRIVE_EVERY)
         last, left = left, _coming(house)
         known |= left.keys()
-        looked = bank.read(house.store, members.PASSES).get("at", 0.0) >= began
+        looked = bank.read(house.store, members.PASSES).get("began", 0.0) >= began
         hold = lock.holder(bank.read(house.store, lock.RECORD), time.time())
-        if hold and not hold.reason.startswith(REASONS):
+        if hold and hold.reason.startswith(lock.MILESTONE):
             raise MachineError(_missing(house, left, f"{hold.reason} has the cluster's lock"))
         if hold or left != last:
             end = time.monotonic() + ARRIVE_SECONDS

@@ -88,13 +88,15 @@ def comes_again(lab: Lab, name: str) -> None:
     """A machine that was drained may come again, and its minion starts, as one that is booted."""
     machine = lab.machine(name)
     machine.run("systemctl stop salt-minion", timeout=120)
-    before = recorded(lab, members.PASSES)["count"]
+    begun = time.time()
     lab.salt_run("worker.undrain", name, timeout=60)
-    # The pass that this has poked has found it away.
-    wait_for(
-        lambda: recorded(lab, members.PASSES)["count"] > before, 60, "reconcile to have looked"
-    )
-    time.sleep(passes.SPACING_SECONDS)
+
+    def looked() -> bool:
+        """The pass that this has poked has found it away, and the next may begin at once."""
+        began = float(recorded(lab, members.PASSES)["began"])
+        return begun <= began < time.time() - passes.SPACING_SECONDS
+
+    wait_for(looked, 60, "reconcile to have looked", interval=LOOK_SECONDS)
     machine.run("systemctl start salt-minion")
 
 

@@ -49,7 +49,7 @@ class House(house.House):
         """A pass has ended."""
         self.store.rows["lock"] = {}
         waits = self.store.rows.get(members.PASSES, {}).get("waits", {})
-        self.store.rows[members.PASSES] = {"at": self.clock, "waits": waits}
+        self.store.rows[members.PASSES] = {"began": self.clock, "waits": waits}
 
     def comes(self, name: str) -> None:
         self.store.rows["registry"][name]["state"] = "ready"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from saltworks import telling_run
+from saltworks import minions, telling_run
 from saltworks.errors import Problem, Refused
 from saltworks.minions import QUEUE, MachineError
 from saltworks.telling import Telling
@@ -118,10 +118,10 @@ def test_who_gets_no_modules_is_told_all_the_same(monkeypatch: pytest.MonkeyPatc
     def warning(words: str, *more: str) -> None:
         lines.append(words % more)
 
-    monkeypatch.setattr(telling_run.log, "warning", warning)
+    monkeypatch.setattr(minions.log, "warning", warning)
     house = House(("sync-1", "saltutil.sync_states"))
     assert house.conduct() == "the door of proxy is open, after 0.1 s"
-    assert lines == ["telling: no disk"]
+    assert lines == ["modules: no disk"]
 
 
 def test_a_door_that_is_shut_is_not_announced_and_nor_is_what_has_no_time() -> None:

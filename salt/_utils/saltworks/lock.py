@@ -21,6 +21,9 @@ from .owners import Owner
 #: Name of the record in the bank.
 RECORD = "lock"
 
+#: What a milestone's reason begins with; any other is reconcile's.
+MILESTONE = "milestone"
+
 #: How long a milestone may hold it, in seconds. Copying a big media store takes days.
 MILESTONE_SECONDS = 7 * 86400
 

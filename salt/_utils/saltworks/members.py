@@ -160,8 +160,7 @@ def counted(
     """
     return {
         "count": int(row.get("count", 0)) + 1,
-        "at": began,
-        "began": stamp(began),
+        "began": began,
         "seconds": round(ended - began, 3),
         "done": list(done),
         "waits": dict(waits),

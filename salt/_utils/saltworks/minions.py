@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,8 @@ import salt.utils.jid
 from salt.exceptions import SaltException
 
 from .errors import Problem
+
+log = logging.getLogger(__name__)
 
 #: After how many seconds without an answer a machine is asked whether it is still at work.
 ASK_SECONDS = 15
@@ -71,6 +74,8 @@ def bring_modules(machines: Caller, minions: Sequence[str], **bounds: float) -> 
         except MachineError as error:
             answers = dict.fromkeys(names, error)
         wrong |= {name: str(row) for name, row in answers.items() if isinstance(row, MachineError)}
+    for line in wrong.values():
+        log.warning("modules: %s", line)
     return wrong
 
 

@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from . import reconcile
+from . import minions, reconcile
 from .errors import Refused
 from .minions import BOUND_SECONDS, QUEUE, ROLE_SLS, MachineError, bring_modules
 from .telling import LATE, TOLD, Telling
@@ -34,14 +34,10 @@ MODULES_SECONDS = 10
 Stops = Mapping[str, Sequence[str]]
 
 
-class Caller(Protocol):
+class Caller(minions.Caller, Protocol):
     """The part of :class:`saltworks.minions.Machines` that is used."""
 
     def call(self, minion: str, function: str, *args: Any, **kwargs: Any) -> Any: ...
-
-    def calls(
-        self, minions: Sequence[str], function: str, *args: Any, **kwargs: Any
-    ) -> Mapping[str, Any]: ...
 
 
 class House(Protocol):
@@ -248,9 +244,7 @@ def _door(machines: Caller, way: Way, function: str, *args: str) -> Any:
 def _modules(machines: Caller, way: Way, told: Telling) -> None:
     """The project may be newer than what they have; who gets nothing fails at its own step."""
     names = sorted({way.front, *told.machines})
-    bounds = {"timeout": STEP_SECONDS, "bound": MODULES_SECONDS}
-    for line in bring_modules(machines, names, **bounds).values():
-        log.warning("telling: %s", line)
+    bring_modules(machines, names, timeout=STEP_SECONDS, bound=MODULES_SECONDS)
 
 
 def _await_runs(machines: Caller, names: Sequence[str]) -> None:

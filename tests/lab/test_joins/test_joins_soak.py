@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from saltworks import members, passes, registry, tree
+from saltworks import members, minions, passes, registry, tree
 
 from tests.bench import results
 from tests.lab import join_figures, milestones, witness, workers
@@ -32,7 +32,7 @@ FLOORS = 3
 IDLE = "redis"
 NOTHING = "floor"
 #: As many steps as a join has, each a runner's, as a join's are.
-STEPS = (PROJECT / "salt/orch/worker/join.sls").read_text().count("\n  worker.")
+STEPS = (PROJECT / "orch/worker/join.sls").read_text().count("\n  worker.")
 
 #: The storm: so many events from each side, in so many seconds.
 EACH, STORM_SECONDS = 100, 2.0
@@ -80,7 +80,8 @@ def salt_floor(stage: Stage) -> dict[str, float]:
     machine.run("systemctl stop salt-minion", timeout=120)
     with ThreadPoolExecutor(1) as pool:
         # It has to listen before the minion starts.
-        words = [*program("floor"), IDLE, NOTHING, f"{NOTHING}-steps", listening]
+        words = [*program("floor"), IDLE, NOTHING, f"{NOTHING}-steps"]
+        words += [json.dumps(minions.MODULES), listening]
         asked = pool.submit(stage.master.run, words, timeout=120)
         stage.master.wait_for(f"test -e {listening}", 30, "somebody to listen")
         machine.run("systemctl start salt-minion")

@@ -1,10 +1,10 @@
 """Runs on the master: what Salt itself takes for the actions of a join, with nothing in them.
 
-Arguments: minion, an SLS that does nothing, an orchestration whose steps do nothing, a file. The
-file is made when it listens; the minion is to be started then. Prints, in JSON, `answered`, when
-the minion had answered a ping, by the monotonic clock, and in seconds: `orchestration`, in a
-process of its own; `modules`, the project's kinds of module, of which none is new; `state`, a
-state run.
+Arguments: minion, an SLS that does nothing, an orchestration whose steps do nothing, the kinds of
+module with the options of their sync, in JSON, a file. The file is made when it listens; the minion
+is to be started then. Prints, in JSON, `answered`, when the minion had answered a ping, by the
+monotonic clock, and in seconds: `orchestration`, in a process of its own; `modules`, the kinds, of
+which none is new; `state`, a state run.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import salt.client
 import salt.config
 import salt.utils.event
 
-minion, sls, orchestration, listening = sys.argv[1:]
+minion, sls, orchestration, kinds, listening = sys.argv[1:]
 client = salt.client.LocalClient()
 opts = salt.config.client_config("/etc/salt/master")
 with salt.utils.event.get_master_event(opts, opts["sock_dir"], listen=True) as bus:
@@ -35,7 +35,7 @@ begun = time.monotonic()
 run += ["state.orchestrate", orchestration]
 subprocess.run(run, check=True, timeout=60, capture_output=True)
 orchestrated = time.monotonic()
-for kind, options in (("states", {"refresh": False}), ("modules", {})):
+for kind, options in json.loads(kinds).items():
     more = {"saltenv": "base", **options}
     if minion not in client.cmd(minion, f"saltutil.sync_{kind}", timeout=30, kwarg=more):
         sys.exit(f"{minion} does not get its {kind}")
