@@ -2,6 +2,7 @@
 
 include:
   - synapse.installed
+  - synapse.databases
 
 synapse-config-directory:
   file.directory:
@@ -99,6 +100,7 @@ synapse-config:
 {%- endfor %}
 {%- endif %}
     - require:
+        - sls: synapse.databases
         - file: synapse-signing-key
         - file: synapse-log-config
 

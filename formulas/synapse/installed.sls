@@ -1,4 +1,4 @@
-{%- from 'synapse/map.jinja' import synapse, plugin_dirs with context %}
+{%- from 'synapse/map.jinja' import synapse, plugin_dirs, libraries_dir with context %}
 
 synapse-packages:
   pkg.installed:
@@ -38,4 +38,16 @@ synapse-plugin-{{ name }}:
     - name: {{ plugin_dirs[name] }}
     - source: {{ plugin.source | json }}
     - source_hash: {{ plugin.source_hash | json }}
+{%- endfor %}
+
+{%- for name, source in synapse.libraries | dictsort %}
+
+synapse-library-{{ name }}:
+  file.recurse:
+    - name: {{ libraries_dir }}/{{ name }}
+    - source: {{ source }}
+    - exclude_pat: '*__pycache__*'
+    - clean: true
+    - file_mode: '0644'
+    - dir_mode: '0755'
 {%- endfor %}

@@ -26,6 +26,9 @@ synapse-service:
         - file: synapse-signing-key
         - file: synapse-log-config
         - file: synapse-unit
+{%- for library in synapse.libraries | sort %}
+        - file: synapse-library-{{ library }}
+{%- endfor %}
 {%- else %}
   # Never enabled while it shall not run: a reboot would start a second Synapse.
   service.dead:
@@ -51,6 +54,9 @@ synapse-worker-{{ name }}:
         - file: synapse-signing-key
         - file: synapse-log-config
         - file: synapse-worker-unit
+{%- for library in synapse.libraries | sort %}
+        - file: synapse-library-{{ library }}
+{%- endfor %}
 
 synapse-worker-{{ name }}-serves:
   homeserver.serving:

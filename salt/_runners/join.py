@@ -50,8 +50,9 @@ def invite(pattern: str, ttl: str = "30m", uses: int = 1, master: str | None = N
     made = invites.fresh(str(pattern), int(uses), invites.seconds_of(ttl), now)
     wrong = []
     if cmap is None or not membership.may_be_invited(cmap, pattern):
-        declare = "declare it in pillar/cluster.sls: a machine with the role worker, or a pool"
-        wrong.append(Problem(pattern, "is no worker in the cluster map", declare))
+        declare = "declare it in pillar/cluster.sls: a machine with the role worker or database, "
+        declare += "or a pool"
+        wrong.append(Problem(pattern, "is no worker or database in the cluster map", declare))
     machine = clustermap.the_machine(cmap, "master") if cmap else None
     if not (master or machine):
         wrong.append(Problem("master", "the map has none", "say master=<name or address>"))

@@ -11,7 +11,10 @@ from saltworks.parts import PARTS
 from saltworks.tree import Tree
 
 #: What can be recorded by hand.
-THINGS = ("synapse", "front", "managed", "retired", "upcoming", "given_up", *PARTS)
+THINGS = (
+    *("synapse", "front", "managed", "retired", "upcoming", "given_up", "dcs", "clustered"),
+    *PARTS,
+)
 
 
 @refusing
@@ -34,7 +37,8 @@ def put(**places: Any) -> dict[str, Any]:
     :param places: ``synapse=<machine>``, ``front=<machine>``, ``managed=<bool>``,
         ``retired=<bool>``; of M3 ``database``, ``media``, ``auth`` (a machine, or empty for
         as found), ``upcoming`` (the same as a mapping), ``given_up`` (a list of those); of M4
-        ``redis`` (a machine, or empty for Synapse in one process).
+        ``redis`` (a machine, or empty for Synapse in one process), ``dcs=<bool>`` (etcd runs),
+        ``clustered=<bool>`` (Patroni runs the database).
     :raises saltworks.errors.Refused: for an unknown thing or machine.
 
     CLI Example:

@@ -124,17 +124,17 @@ def _gathered(name: str, house: Tree) -> precheck_facts.Facts:
 def _asked_of_parts(
     name: str, house: Tree, facts: precheck_facts.Facts, there: set[str]
 ) -> dict[str, Any]:
-    """The answers to a part's own questions; none when the map is not sound."""
-    part = parts.of_milestone(name)
-    if part is None or milestone.is_achieved(facts.record, name):
+    """The answers to a milestone's own questions; none when the map is not sound."""
+    asking = parts.asking(name)
+    if asking is None or milestone.is_achieved(facts.record, name):
         return {}
     try:
         cmap = house.map()
     except Refused:
         return {}
-    if cmap is None or clustermap.the_machine(cmap, part.ROLE) is None:
+    if cmap is None or clustermap.the_machine(cmap, asking.ROLE) is None:
         return {}
-    asked = part.questions(cmap, plan.Placement.recorded(cmap, facts.placement))
+    asked = asking.questions(cmap, plan.Placement.recorded(cmap, facts.placement))
     told = {
         key: _told(ask.machine, ask.function, **ask.kwargs)
         for key, ask in asked.items()

@@ -10,7 +10,18 @@ from collections.abc import Mapping
 from typing import Any
 
 import salt.runner
-from saltworks import admission, bank, joins, lock, members, movement, parts, passes, reconcile
+from saltworks import (
+    admission,
+    bank,
+    joins,
+    lock,
+    members,
+    membership,
+    movement,
+    parts,
+    passes,
+    reconcile,
+)
 from saltworks.errors import Refused
 from saltworks.keys import Keys
 from saltworks.loaders import refusing
@@ -24,6 +35,11 @@ __opts__: dict[str, Any]
 #: The orchestrations of actions; what is settled needs none.
 ORCHESTRATIONS: Mapping[str, str] = {
     what: f"orch.worker.{what}" for what in ("tell", "lose", "join", "leave")
+}
+
+#: Those that a machine of the database's cluster has of its own.
+DATABASE: Mapping[str, str] = {
+    what: f"orch.database.{what}" for what in ("lose", "join", "leave")
 }
 
 #: For how long a milestone waits for machines about which nothing is done, which may be booting,
@@ -252,7 +268,9 @@ def _done(house: Tree, seen: reconcile.Seen, action: reconcile.Action) -> str:
             log.warning("reconcile: %s", error.line)
             return error.line
         return words
-    answer = _orchestrated(ORCHESTRATIONS[action.what], {"worker": action.minion})
+    kind = seen.members[action.minion].kind if action.minion in seen.members else ""
+    known = {**ORCHESTRATIONS, **(DATABASE if kind == membership.DATABASE else {})}
+    answer = _orchestrated(known[action.what], {"worker": action.minion})
     why = failures(answer)
     if why:
         log.error("reconcile: %s failed: %s", words, "; ".join(why))

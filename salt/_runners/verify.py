@@ -67,8 +67,8 @@ def check(name: str) -> str | dict[str, Any]:
 def _machines(name: str, cmap: clustermap.Map, placement: plan.Placement) -> list[Check]:
     proof = verify.PROOFS[name]
     roles = [role for role in (proof.alone, proof.emptied) if role]
-    part = parts.of_milestone(name)
-    proofs = part.proofs(cmap, placement) if part else {}
+    asking = parts.asking(name)
+    proofs = asking.proofs(cmap, placement) if asking else {}
     asked = {placement.synapse, *(clustermap.the_machine(cmap, role) for role in roles)}
     asked |= {ask.machine for ask in proofs.values()}
     for each in sorted(filter(None, asked)):
@@ -84,11 +84,11 @@ def _machines(name: str, cmap: clustermap.Map, placement: plan.Placement) -> lis
         programs = list(verify.SYNAPSE_PROGRAMS)
         told = _told(machine, "machine_facts.read", programs=programs)
         checks.append(verify.emptied(machine, told))
-    if part:
+    if asking:
         answers = {
             key: _answer(ask.machine, ask.function, **ask.kwargs) for key, ask in proofs.items()
         }
-        checks += part.checks(cmap, placement, answers)
+        checks += asking.checks(cmap, placement, answers)
     return checks
 
 

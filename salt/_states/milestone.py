@@ -14,7 +14,7 @@ from saltworks import steps
 __virtualname__ = "milestone"
 
 #: What ``placement.put`` records.
-PLACES = ("front", "managed", "retired", "upcoming", "given_up")
+PLACES = ("front", "managed", "retired", "upcoming", "given_up", "dcs")
 
 
 def __virtual__() -> str:

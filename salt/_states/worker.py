@@ -22,7 +22,7 @@ def arrived(name: str) -> dict[str, Any]:
     :param name: the milestone, for the report only.
     """
     if not __opts__["test"]:  # type: ignore[name-defined]
-        return _did(name, *steps.run(__salt__, "reconcile.arrive"))  # type: ignore[name-defined]
+        return steps.did(name, *steps.run(__salt__, "reconcile.arrive"))  # type: ignore[name-defined]
     # It only reads, and its answer is part of the plan.
     names, failed = steps.run(__salt__, "reconcile.coming")  # type: ignore[name-defined]
     if failed:
@@ -114,13 +114,4 @@ def told(name: str) -> dict[str, Any]:
 
 
 def _step(name: str, function: str, words: str) -> dict[str, Any]:
-    if __opts__["test"]:  # type: ignore[name-defined]
-        return steps.ret(name, None, f"{name}: {words}")
-    return _did(name, *steps.run(__salt__, function, name))  # type: ignore[name-defined]
-
-
-def _did(name: str, answer: Any, failed: bool) -> dict[str, Any]:
-    if failed or not isinstance(answer, dict):
-        return steps.ret(name, False, str(answer))
-    done = steps.ret(name, True, str(answer["said"]))
-    return {**done, "changes": answer["changes"]}
+    return steps.taken(__opts__, __salt__, name, function, words)  # type: ignore[name-defined]

@@ -143,7 +143,10 @@ def declare(lab: Lab, machines: Mapping[str, Mapping[str, str]]) -> None:
 
 def rows(lab: Lab, names: Iterable[str]) -> dict[str, dict[str, str]]:
     """Machines of the lab's plan, each with the role that it is named after."""
-    return {name: {"role": name, "address": lab.settings.addresses[name]} for name in names}
+    return {
+        name: {"role": name.partition("-")[0], "address": lab.settings.addresses[name]}
+        for name in names
+    }
 
 
 def expect_workers(lab: Lab) -> None:

@@ -242,6 +242,7 @@ def _after_m2_inputs(lab: Lab) -> Json:
     files.append(PROJECT / "salt/_utils/saltworks/modules.py")
     return {
         "files": files_digest(*files),
+        "environment": plan.UNIT_ENVIRONMENT,
         # The master has their keys.
         "machines": ADDRESSES,
         "from": [lab.images.base().name, lab.mirror.wheels().name, lab.mirror.legacy().name],

@@ -31,9 +31,11 @@ class Vault:
 class House:
     """A tree with a map, records and a vault; ``log`` says what was written, in order."""
 
-    def __init__(self, log: list[str], cmap: Any = WORKER_MAP) -> None:
-        self.invite = invites.fresh("sync-2", 1, 600, 0)
-        self.store = Records(invites=invites.rows({"sync-2": self.invite}))
+    def __init__(
+        self, log: list[str], cmap: Any = WORKER_MAP, pattern: str = "sync-2"
+    ) -> None:
+        self.invite = invites.fresh(pattern, 1, 600, 0)
+        self.store = Records(invites=invites.rows({pattern: self.invite}))
         self.vault, self.log, self._map = Vault(), log, cmap
 
     def map(self) -> Any:
@@ -124,7 +126,7 @@ def test_who_is_no_worker_in_the_map_or_a_member_with_another_key_is_refused() -
     log: list[str] = []
     machines = {**WORKER_MAP["machines"], "sync-2": {"role": "proxy", "address": "198.18.0.9"}}
     for cmap in (None, {**WORKER_MAP, "machines": machines}):
-        with pytest.raises(Refused, match="the cluster map has no worker of that id"):
+        with pytest.raises(Refused, match="the cluster map has no worker or database of that id"):
             admit(House(log, cmap), Keys(log, Key("pending", PUBLIC)))
     house = House(log)
     other = registry.admitted({}, "sync-2", Declared("sync"), "f" * 64, "2026-11-26T17:00:00Z")
@@ -132,6 +134,18 @@ def test_who_is_no_worker_in_the_map_or_a_member_with_another_key_is_refused() -
     with pytest.raises(Refused, match="is a member with another key"):
         admit(house, Keys(log, Key("pending", PUBLIC)))
     assert log == []
+
+
+def test_a_database_is_let_in_by_an_invite_of_its_own_alone() -> None:
+    machines = {**WORKER_MAP["machines"], "sync-2": {"role": "database", "address": "198.18.0.9"}}
+    cmap = {**WORKER_MAP, "machines": machines, "database": {"first": "database"}}
+    log: list[str] = []
+    with pytest.raises(Refused, match="by an invite of its own"):
+        admit(House(log, cmap, pattern="sync-*"), Keys(log, Key("pending", PUBLIC)))
+    assert log == []
+    house = House(log, cmap)
+    admit(house, Keys(log, Key("pending", PUBLIC)))
+    assert house.store.rows["registry"]["sync-2"]["kind"] == "database"
 
 
 def test_what_salt_does_not_accept_is_no_member() -> None:

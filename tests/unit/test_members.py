@@ -47,8 +47,11 @@ def test_the_map_says_who_may_be_a_worker_and_of_which_kind() -> None:
     for pattern in ("s-*", "sy*", "*", "proxy", "other-*"):
         assert not membership.may_be_invited(NAMED, pattern), pattern
     # A machine that the map names is that machine: no pool's invite makes a worker of it.
-    named = {**NAMED["machines"], "sync-1": {"role": "database", "address": "198.18.0.98"}}
+    named = {**NAMED["machines"], "sync-1": {"role": "redis", "address": "198.18.0.98"}}
     assert membership.declared({**NAMED, "machines": named}, "sync-1") is None
+    named["sync-1"]["role"] = "database"
+    found = membership.declared({**NAMED, "machines": named}, "sync-1")
+    assert found == membership.Declared("database", "198.18.0.98")
 
 
 def test_an_address_is_the_maps_or_one_of_the_workers_networks_that_nobody_else_has() -> None:
@@ -57,7 +60,7 @@ def test_an_address_is_the_maps_or_one_of_the_workers_networks_that_nobody_else_
     for told in ([], ["198.18.0.11"], ["203.0.113.1"], ["198.19.0.3", "198.19.0.4"]):
         with pytest.raises(Refused, match="addresses of its own in the workers' networks"):
             membership.placed(NAMED, "sync-3", told)
-    with pytest.raises(Refused, match="is no worker in the cluster map"):
+    with pytest.raises(Refused, match="is no worker or database in the cluster map"):
         membership.placed(NAMED, "proxy", ["198.19.0.3"])
 
 

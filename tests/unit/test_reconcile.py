@@ -140,7 +140,7 @@ def test_what_is_not_done_says_what_it_waits_for() -> None:
         ({"answering": set()}, "its salt-minion does not answer"),
         ({"keys": {}}, "the key that was admitted is not the accepted one"),
         ({"not_before": {"sync-1": NOW + 1}}, "its join failed, tried again after 1970-"),
-        ({"bus": False}, "a machine with the role redis"),
+        ({"barred": {"sync-1": "the bus is away"}}, "the bus is away"),
         ({"out": {"sync-1"}, "not_left_before": {"sync-1": NOW + 1}}, "its leave failed"),
         (
             {"out": {"sync-1"}, "answering": (), "not_lost_before": {"sync-1": NOW + 1}},

@@ -180,13 +180,12 @@ def test_after_each_action_it_is_looked_again(monkeypatch: pytest.MonkeyPatch) -
     """Who was to leave is dead by then, and who was to join has come by itself."""
     house = House(monkeypatch, two())
     known = dict(two().members)
-    later = Seen(known, declared={name: Declared("sync") for name in known}, bus=False)
+    declared = {name: Declared("sync") for name in known}
+    later = Seen(known, declared=declared, barred=dict.fromkeys(known, "no bus"))
     house.looks.append(later)
     house.one_pass()
     assert [name for name, _ in house.ran] == ["orch.worker.join", "orch.worker.lose"]
-    assert house.store.rows[members.PASSES]["waits"] == {
-        "sync-1": "workers can be only when a machine with the role redis serves"
-    }
+    assert house.store.rows[members.PASSES]["waits"] == {"sync-1": "no bus"}
 
 
 def test_what_is_being_told_is_finished_and_when_that_fails_nothing_else_is_done(

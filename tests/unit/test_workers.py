@@ -51,6 +51,7 @@ WRONG: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "resources": (lambda d: d["kinds"]["sync"].update(resources=["x"]), "unknown resources"),
     "duty": (lambda d: d["kinds"]["background"].pop("duty"), "holders and no duty"),
     "restarts": (lambda d: d["kinds"]["pusher"].update(restarts="none"), "it is duty"),
+    "standby reads": (lambda d: d["kinds"]["writer"].update(standby_reads=True), "writes, and has"),
     "fallback": (lambda d: d["kinds"]["media"].update(fallback="client"), "does not serve"),
     "parts": (lambda d: d.pop("streams"), "has not the parts"),
 }

@@ -53,7 +53,7 @@ def admit(house: Tree, keys: Keys, minion: str, public_key: str, proof: str) -> 
         raise _refused(str(minion)[:64], "its id, key or proof has not the form of one")
     cmap = house.map()
     if cmap is None or (row := membership.declared(cmap, minion)) is None:
-        raise _refused(minion, "the cluster map has no worker of that id")
+        raise _refused(minion, "the cluster map has no worker or database of that id")
     own = invites.fingerprint(public_key)
     with house.changing(invites.RECORD) as rows:
         known = invites.of(rows)
@@ -67,6 +67,9 @@ def admit(house: Tree, keys: Keys, minion: str, public_key: str, proof: str) -> 
         )
         if verdict.invite is None:
             raise _refused(minion, verdict.refusal)
+        if row.kind == membership.DATABASE and not verdict.invite.one:
+            # Many have a pool's secret, and this one would get all that people wrote.
+            raise _refused(minion, "a database comes by an invite of its own")
         key = keys.get(minion)
         if why := key_refusal(key, public_key):
             raise _refused(minion, why)
@@ -108,7 +111,7 @@ def settle(house: Tree, keys: Keys, minion: str, own: str) -> None:
         members = registry.of(rows)
         joined = registry.admitted(members, minion, row, own, now())
         rows.update(registry.rows(joined))
-    log.warning("join: %s is admitted as a worker of the kind %s", minion, row.kind)
+    log.warning("join: %s is admitted, of the kind %s", minion, row.kind)
 
 
 def _refused(minion: str, why: str) -> Refused:

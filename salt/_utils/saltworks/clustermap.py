@@ -23,11 +23,14 @@ SINGLE_ROLES = (
     "master",
     "proxy",
     "synapse",
-    "database",
     "storage",
     "directory",
     "redis",
 )
+
+#: How many machines of etcd there may be: an even number survives no more deaths than one less
+#: (etcd's FAQ, "Why an odd number of cluster members?").
+QUORUMS = (1, 3, 5)
 
 Map = Mapping[str, Any]
 
@@ -63,6 +66,7 @@ def problems(
     found += _roles(cmap)
     found += _addresses(cmap)
     found += _workers(cmap)
+    found += _databases(cmap)
     if minions is not None:
         found += _unknown_minions(cmap, minions)
     if secrets is not None:
@@ -76,7 +80,12 @@ def machines_of(cmap: Map, role: str) -> list[str]:
 
 
 def the_machine(cmap: Map, role: str) -> str | None:
-    """Id of the one machine of a single role, or None when none is declared."""
+    """Id of the one machine of a single role, or None when none is declared.
+
+    Of ``database`` the first: the one that M3 moves the database to.
+    """
+    if role == "database" and (first := cmap.get("database", {}).get("first")):
+        return str(first)
     return next(iter(machines_of(cmap, role)), None)
 
 
@@ -175,6 +184,32 @@ def _workers(cmap: Map) -> Iterator[Problem]:
     if kinds and not machines_of(cmap, "redis"):
         what = "there are workers, and no machine has the role redis, through which they hear"
         yield Problem("cluster.machines", what, "declare one")
+
+
+def _databases(cmap: Map) -> Iterator[Problem]:
+    """What the schema cannot say of the database's machines, and of those that watch them."""
+    held, watchers = machines_of(cmap, "database"), machines_of(cmap, "dcs")
+    words = cmap.get("database", {})
+    first = words.get("first", "")
+    if first and first not in held:
+        what = f"{first!r} is no machine with the role database"
+        yield Problem("cluster.database.first", what, f"one of {', '.join(held) or 'none so far'}")
+    elif len(held) > 1 and not first:
+        what = f"role database is given to {len(held)} machines: {', '.join(held)}"
+        do = "write which one M3 moves the database to; the others join it with M4"
+        yield Problem("cluster.database.first", what, do)
+    if not watchers:
+        return
+    if len(watchers) not in QUORUMS:
+        what = f"role dcs is given to {len(watchers)} machines: {', '.join(watchers)}"
+        yield Problem("cluster.machines", what, "leave it with 1, 3 or 5 of them")
+    if "durability" not in words:
+        what = "there are machines of the role dcs, and nothing says what a failover may lose"
+        do = "write async, sync or sync-strict; docs/database-cluster.md says what each promises"
+        yield Problem("cluster.database.durability", what, do)
+    if words.get("durability") == "sync-strict" and len(held) < 2:
+        what = "sync-strict takes no write without a standby, and only one database is declared"
+        yield Problem("cluster.database.durability", what, "declare another, or write sync")
 
 
 def _unknown_minions(cmap: Map, minions: Collection[str]) -> Iterator[Problem]:

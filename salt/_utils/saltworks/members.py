@@ -24,7 +24,7 @@ from .invites import Invite
 from .keys import Keys
 from .lock import stamp
 from .minions import MachineError, Machines
-from .plan import PORT, endpoint
+from .plan import PORT, Placement, endpoint
 from .reconcile import Seen
 from .tree import Tree
 
@@ -51,7 +51,7 @@ def any_known(house: Tree) -> bool:
     if any(bank.read(house.store, name) for name in records):
         return True
     cmap = house.map()
-    return bool(cmap and clustermap.machines_of(cmap, "worker"))
+    return bool(cmap and membership.named(cmap))
 
 
 def uses(known: Mapping[str, Invite], now: float) -> dict[str, str]:
@@ -76,16 +76,15 @@ def gathered(house: Tree, keys: Keys, machines: Callable[[], Machines], now: flo
         # Nothing else is done before, so nobody else is asked: clients may wait.
         return Seen(known, untold=untold)
     used = uses(invites.of(bank.read(house.store, invites.RECORD)), now)
-    named = clustermap.machines_of(cmap, "worker")
+    named = membership.named(cmap)
     names = sorted({*known, *used, *named})
     late_rows = bank.read(house.store, telling.LATE)
     if not names and not late_rows:
         return Seen({})
     declared = {name: row for name in names if (row := membership.declared(cmap, name))}
     accepted = keys.fingerprints(names)
-    # Without the bus there is no worker yet: nobody joins before it is there, nor while it goes.
     placement = house.placement(cmap)
-    bus = bool(placement.redis) and not placement.upcoming
+    barred = {name: why for name, row in known.items() if (why := barrier(placement, row.kind))}
     rows = bank.read(house.store, joins.RECORD)
     out = set(bank.read(house.store, admission.OUT))
     late = telling.late(placement, late_rows)
@@ -93,12 +92,14 @@ def gathered(house: Tree, keys: Keys, machines: Callable[[], Machines], now: flo
     waiting = {*late} | {
         name
         for name, member in known.items()
-        if (bus and not joins.finished(rows.get(name, {}), member))
+        if (name not in barred and not joins.finished(rows.get(name, {}), member))
         or (member.state in ("joining", "draining"))
     }
     asked = machines() if ready or waiting else None
     patience = PING_SECONDS, PATIENCE_SECONDS
-    well = healthy(house, asked) if asked and ready else {}
+    # Of the database's machines Patroni looks who lives.
+    serve = [name for name in ready if known[name].kind != membership.DATABASE]
+    well = healthy(house, asked) if asked and serve else {}
     return Seen(
         members=known,
         declared=declared,
@@ -106,15 +107,27 @@ def gathered(house: Tree, keys: Keys, machines: Callable[[], Machines], now: flo
         let_in={**{name: accepted[name] for name in named if name in accepted}, **used},
         out=out,
         healthy=well,
-        blind=placement.front if ready and not well else "",
+        blind=placement.front if serve and not well else "",
         answering=asked.answering(sorted(waiting), *patience) if asked and waiting else set(),
         not_before={name: float(row.get("not_before", 0.0)) for name, row in rows.items()},
         not_left_before=_not_before(rows, "leave"),
         not_lost_before=_not_before(rows, "lose"),
         unfinished={name for name in ready if not joins.finished(rows.get(name, {}), known[name])},
         late={name: float(row.get("not_before", 0.0)) for name, row in late.items()},
-        bus=bus,
+        barred=barred,
     )
+
+
+def barrier(placement: Placement, kind: str) -> str:
+    """Why no machine of a kind can join as things stand; empty when it can.
+
+    Nobody joins before what he needs is there, nor while it goes.
+    """
+    if kind == membership.DATABASE:
+        there = placement.clustered and not placement.upcoming
+        return "" if there else "standbys can be only once orch.m4.database has made the cluster"
+    there = bool(placement.redis) and not placement.upcoming
+    return "" if there else "workers can be only when a machine with the role redis serves"
 
 
 def _not_before(rows: Mapping[str, Any], what: str) -> dict[str, float]:

@@ -1,20 +1,23 @@
-"""Which machines the cluster map lets be workers, and of which kind."""
+"""Which machines the cluster map lets be members, and of which kind: workers, and databases."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 
-from .clustermap import Map
+from .clustermap import Map, machines_of, the_machine
 from .errors import Problem, Refused
 from .invites import matches
+
+#: Kind of a machine of the database's cluster, beside those of workers.
+DATABASE = "database"
 
 
 @dataclass(frozen=True)
 class Declared:
-    """What the map says of a worker's machine.
+    """What the map says of a member's machine.
 
-    :param kind: the worker kind.
+    :param kind: the worker kind, or :data:`DATABASE`.
     :param address: its address; empty for a machine of a pool, which has it from elsewhere.
     :param processes: how many processes of Synapse it is to run.
     """
@@ -25,11 +28,13 @@ class Declared:
 
 
 def declared(cmap: Map, minion: str) -> Declared | None:
-    """What the map says of a minion; None when it may not be a worker.
+    """What the map says of a minion; None when it may not be a member.
 
     An id that stands among the machines is that machine and none of a pool.
     """
     if row := cmap["machines"].get(minion):
+        if row["role"] == DATABASE:
+            return Declared(DATABASE, row["address"])
         if row["role"] != "worker":
             return None
         return Declared(row["kind"], row["address"], _processes(cmap, row["kind"]))
@@ -37,6 +42,16 @@ def declared(cmap: Map, minion: str) -> Declared | None:
         if matches(pattern, minion):
             return Declared(kind, processes=_processes(cmap, kind))
     return None
+
+
+def named(cmap: Map) -> list[str]:
+    """Machines that the map names and lets come by themselves.
+
+    Without the database's first, which M3 makes and M4 makes a member.
+    """
+    first = the_machine(cmap, DATABASE)
+    databases = [name for name in machines_of(cmap, DATABASE) if name != first]
+    return sorted([*machines_of(cmap, "worker"), *databases])
 
 
 def pools(cmap: Map) -> dict[str, str]:
@@ -53,17 +68,17 @@ def may_be_invited(cmap: Map, pattern: str) -> bool:
 
 
 def placed(cmap: Map, minion: str, told: list[str]) -> str:
-    """A worker's address, out of those that its machine says it has.
+    """A member's address, out of those that its machine says it has.
 
     What a machine says is believed within what the map lets it say: one address in the workers'
     networks that is no other machine's.
 
     :param told: the addresses of its interfaces.
-    :raises Refused: it is not a worker, or has no address that it may have.
+    :raises Refused: it is no member, or has no address that it may have.
     """
     row = declared(cmap, minion)
     if row is None:
-        what = "is no worker in the cluster map"
+        what = "is no worker or database in the cluster map"
         raise Refused("join", [Problem(minion, what, "declare it, or drain it")])
     if row.address:
         return row.address

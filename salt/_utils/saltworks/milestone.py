@@ -11,7 +11,8 @@ from typing import Any
 
 from .errors import Problem
 from .lock import stamp
-from .parts import PARTS, of_milestone
+from .parts import PARTS, asking
+from .parts.database import cluster
 
 #: The milestones in the order of the table, each with what must be achieved before it.
 #: The parts of M3 may go in any order.
@@ -19,6 +20,7 @@ AFTER: Mapping[str, tuple[str, ...]] = {
     "m1": (),
     "m2": ("m1",),
     **{part.MILESTONE: part.AFTER for part in PARTS.values()},
+    cluster.MILESTONE: cluster.AFTER,
 }
 
 TITLES = {
@@ -29,6 +31,7 @@ TITLES = {
     "m3.media": "the media store on a machine of its own",
     "m3.auth": "the password auth backend on a machine of its own",
     "m4.workers": "Redis on a machine of its own, and Synapse ready for workers",
+    "m4.database": "the database as a cluster of a primary and standbys",
 }
 
 #: How long a destructive step stays armed, in seconds.
@@ -135,8 +138,8 @@ def catch_problems(
 def return_problems(record: Record, name: str) -> list[Problem]:
     """Why a milestone may not be taken back: it never began, or people use what it made.
 
-    A part keeps the place that it came from in step until it is finalized, so it goes
-    back without loss until then.
+    A part keeps the place that it came from in step until it is finalized, and a cluster's last
+    machine is that of before, so these go back without loss until then.
 
     :param name: the milestone, such as ``m1``.
     """
@@ -144,7 +147,7 @@ def return_problems(record: Record, name: str) -> list[Problem]:
         return [Problem(f"milestone {name}", "has not begun", "there is nothing to take back")]
     if not is_achieved(record, name):
         return []
-    if of_milestone(name):
+    if asking(name):
         if "finalized" not in record[name]:
             return []
         gone = "is finalized: where it came from is retired for good"
@@ -156,7 +159,7 @@ def return_problems(record: Record, name: str) -> list[Problem]:
 def table(record: Record) -> list[dict[str, str]]:
     """One row a milestone, in order, for the operator's screen."""
     rows = []
-    for name in ("m1", "m2", "m3", "m4.workers"):
+    for name in ("m1", "m2", "m3", "m4.workers", "m4.database"):
         rows.append(_whole(record, name) if parts_of(name) else _row(record, name))
         rows += [_row(record, part) for part in parts_of(name)]
     return rows

@@ -27,6 +27,9 @@ OWNER_PACKAGE = {
     "source_hash": "sha256=a7608b34bf3b9edef8301f4f29eafb452ca90458137f0381801ae4efeb10c1a2",
 }
 
+#: Reads from standbys of the database; a package of its own (``src``).
+STANDBY_READS = "synapse_standby_reads.StandbyReads"
+
 _URI = re.compile(r"modules\.(\d+)\.config\.uri(?:\.\d+)?")
 
 
@@ -58,6 +61,23 @@ def beside_workers(redis: str) -> list[dict[str, Any]]:
     :param redis: the machine through which processes hear of each other; empty: there is one.
     """
     return [{"module": OWNER, "config": {}}] if redis else []
+
+
+def standby_reads(standbys_file: str) -> dict[str, Any]:
+    """The module by which a process reads from standbys of the database.
+
+    :param standbys_file: where it finds them; while there are none it reads from the primary.
+    """
+    return {"module": STANDBY_READS, "config": {"standbys_file": standbys_file}}
+
+
+def libraries(reads: bool) -> dict[str, str]:
+    """Packages that come as folders of the file server.
+
+    :param reads: whether the machine's processes read from standbys.
+    """
+    name = STANDBY_READS.partition(".")[0]
+    return {name: f"salt://{name}"} if reads else {}
 
 
 def plugins(cmap: Map) -> dict[str, dict[str, str]]:

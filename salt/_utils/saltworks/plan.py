@@ -31,6 +31,12 @@ REDIS_USER = "synapse"
 RELAY_OFFSET = 10000
 
 CONFIG_DIR = "/etc/synapse"
+#: Where libpq finds the database: read for each new connection, so that its machines come and go
+#: without a restart of Synapse (PostgreSQL's documentation, "The Connection Service File").
+SERVICE_FILE = f"{CONFIG_DIR}/pg_service.conf"
+DATABASE_SERVICE = "synapse"
+#: Where the module for standby reads finds standbys; it looks again when that changes.
+STANDBYS_FILE = f"{CONFIG_DIR}/standbys.json"
 DATA_DIR = "/var/lib/synapse"
 MEDIA_DIR = f"{DATA_DIR}/media_store"
 SQLITE_PATH = f"{DATA_DIR}/homeserver.db"
@@ -48,6 +54,8 @@ ARTIFACTS_DIR = "/srv/saltworks-artifacts/releases"
 #: Modules that Synapse loads beside its release; its unit names the folder from the first day,
 #: so that what is put there needs no other unit.
 PLUGINS_DIR = "/opt/saltworks/plugins"
+#: Variables of Synapse's units, all from the first day: a change of them is a restart.
+UNIT_ENVIRONMENT: Mapping[str, str] = {"PYTHONPATH": PLUGINS_DIR, "PGSERVICEFILE": SERVICE_FILE}
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
@@ -75,6 +83,8 @@ class Placement:
     :param given_up: parts whose place as found is retired for good.
     :param redis: id of the machine through which Synapse's processes hear of each other; empty:
         there is one process, and no worker.
+    :param dcs: etcd runs on the machines of its role.
+    :param clustered: PostgreSQL is run by Patroni, and its machines are members.
     :param members: the registry's; not part of the record.
     :param telling: members of whom others are being told, who wait behind the shut door; until
         that is over no state run opens it. Not part of the record either.
@@ -94,6 +104,8 @@ class Placement:
     held: str = ""
     given_up: tuple[str, ...] = ()
     redis: str = ""
+    dcs: bool = False
+    clustered: bool = False
     members: tuple[Member, ...] = ()
     telling: tuple[str, ...] = ()
     stopped: tuple[str, ...] = ()
@@ -115,6 +127,8 @@ class Placement:
             held=str(row.get("held", "")),
             given_up=tuple(row.get("given_up", ())),
             redis=str(row.get("redis", "")),
+            dcs=bool(row.get("dcs", False)),
+            clustered=bool(row.get("clustered", False)),
         )
 
     def next(self) -> Placement:

@@ -81,17 +81,17 @@ def survey(name: str, facts: Facts, first: Collection[str] = ()) -> Survey:
 
 
 def _part(made: Survey, name: str, facts: Facts, *, sound: bool) -> None:
-    """What a part of M3 says itself; it needs a map without a problem."""
-    part = parts.of_milestone(name)
-    if part is None or not sound:
+    """What a milestone's own module says; it needs a map without a problem."""
+    part, asking = parts.of_milestone(name), parts.asking(name)
+    if asking is None or not sound:
         return
-    if idle := part.idle(facts.cmap):
+    if part and (idle := part.idle(facts.cmap)):
         made.notes.append(f"nothing to move: {idle}")
-    if of_role(facts.cmap, part.ROLE) is None:
+    if of_role(facts.cmap, asking.ROLE) is None:
         return
     placement = plan.Placement.recorded(facts.cmap, facts.placement)
     made.checks += len(facts.told)
-    made.problems += part.problems(facts.cmap, placement, facts.told)
+    made.problems += asking.problems(facts.cmap, placement, facts.told)
 
 
 def _map(made: Survey, facts: Facts) -> bool:

@@ -13,6 +13,7 @@ from typing import Any
 
 from . import clustermap, parts, plan
 from .errors import Problem
+from .parts.database import cluster
 
 #: Oldest Salt, and the line of long-term support that is meant (design, "Everywhere").
 SALT_LINE, SALT_MINIMUM = 3008, 3
@@ -82,6 +83,9 @@ NEEDS: Mapping[str, Needs] = {
         )
         for part in parts.PARTS.values()
     },
+    cluster.MILESTONE: Needs(
+        roles=("master", "proxy", "synapse", cluster.ROLE, cluster.DCS), runs_synapse=()
+    ),
 }
 
 

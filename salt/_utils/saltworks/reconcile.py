@@ -55,7 +55,7 @@ class Seen:
     :param late: machines that could not be told of something, and when that is tried at the
         earliest.
     :param blind: the front, when it cannot say of anybody whether he is healthy.
-    :param bus: whether workers can be at all.
+    :param barred: members that cannot join as things stand, to why.
     """
 
     members: Registry
@@ -72,7 +72,7 @@ class Seen:
     untold: Collection[str] = ()
     late: Mapping[str, float] = field(default_factory=dict)
     blind: str = ""
-    bus: bool = True
+    barred: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -199,8 +199,8 @@ def _followed(seen: Seen, member: Member, now: float) -> Action | str:
         return Action("leave", minion, why)
     if member.state == "ready" and minion not in seen.unfinished:
         return ""
-    if not seen.bus:
-        return "workers can be only when a machine with the role redis serves"
+    if barred := seen.barred.get(minion):
+        return barred
     if seen.keys.get(minion) != member.key:
         return "the key that was admitted is not the accepted one: invite it anew"
     if minion not in seen.answering:
@@ -220,7 +220,7 @@ def _to_go(seen: Seen, member: Member) -> str:
     """Why a member is to leave; empty when it is not."""
     declared = seen.declared.get(member.minion)
     if declared is None:
-        return "the cluster map says that it is no worker"
+        return "the cluster map says that it is no worker and no database"
     # One that is gone comes as what it is declared now.
     if member.state != "gone" and declared.kind != member.kind:
         return f"the cluster map says that it is of the kind {declared.kind}"

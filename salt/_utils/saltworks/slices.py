@@ -6,17 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from . import clustermap, milestone, modules, parts, worker_slices, workers
-from .clustermap import SINGLE_ROLES as ROLES
-from .clustermap import Map
+from .clustermap import SINGLE_ROLES, Map
+from .parts.database import cluster
 from .plan import (
     ARTIFACTS_DIR,
     CONFIG_DIR,
     DATA_DIR,
     HANDOVER_DIR,
-    PLUGINS_DIR,
     POLL_PORT,
     PORT,
     SERVICE,
+    UNIT_ENVIRONMENT,
     USER,
     Placement,
     Secrets,
@@ -63,6 +63,7 @@ def slice_for(
         "proxy": _proxy_slice,
         "synapse": _synapse_slice,
         "worker": _worker_slice,
+        "dcs": cluster.dcs,
         **{role: part.machine for role, part in parts.ROLES.items()},
     }[row["role"]]
     extra = per_role(cmap, placement, minion, secret)
@@ -85,7 +86,8 @@ def for_orchestrations(
     :param placement: where things stand; None without a map.
     :param record: the milestones' record.
     """
-    machines = {role: clustermap.the_machine(cmap, role) if cmap else None for role in ROLES}
+    roles = (*SINGLE_ROLES, cluster.ROLE)
+    machines = {role: clustermap.the_machine(cmap, role) if cmap else None for role in roles}
     of_m3 = milestone.parts_of("m3")
     return {
         "saltworks": {
@@ -96,6 +98,14 @@ def for_orchestrations(
             "front": placement.front if placement else "",
             "moving": bool(placement and placement.moving),
             "given_up": list(placement.given_up) if placement else [],
+            "cluster": {
+                "watchers": cluster.watchers(cmap) if cmap else [],
+                "databases": list(cluster.running(placement)) if placement else [],
+                "keyed": [*cluster.watchers(cmap), *cluster.running(placement)]
+                if cmap and placement
+                else [],
+                "secrets": dict(cluster.SECRETS),
+            },
             "m3": parts.in_order(
                 [name for name, part in parts.PARTS.items() if part.MILESTONE in of_m3], placement
             ),
@@ -327,13 +337,17 @@ def _synapse_base(cmap: Map, placement: Placement, secret: Secrets) -> dict[str,
         "config_dir": CONFIG_DIR,
         "data_dir": DATA_DIR,
         "plugins": modules.plugins(cmap),
+        "databases": {
+            "services": cluster.service(placement),
+            "standbys": cluster.standbys(cmap, placement),
+        },
         "certificates": resolve(modules.certificates(cmap), secret),
         "signing_key": secret("signing_key"),
         "service": {
             "name": SERVICE,
             "enabled": True,
             "read_write_paths": [],
-            "environment": {"PYTHONPATH": PLUGINS_DIR},
+            "environment": dict(UNIT_ENVIRONMENT),
         },
     }
 

@@ -36,6 +36,35 @@ def run(
     return answer, not out.get("success", False)
 
 
+def taken(
+    opts: Mapping[str, Any],
+    functions: Mapping[str, Callable[..., Any]],
+    name: str,
+    function: str,
+    words: str,
+) -> dict[str, Any]:
+    """What a state returns for a step that a runner takes, with its name as the argument.
+
+    :param opts: the state's ``__opts__``.
+    :param functions: the state's ``__salt__``.
+    :param words: what would be, for test mode.
+    """
+    if opts["test"]:
+        return ret(name, None, f"{name}: {words}")
+    return did(name, *run(functions, function, name))
+
+
+def did(name: str, answer: Any, failed: bool) -> dict[str, Any]:
+    """What a state returns for a runner's ``said`` and ``changes``.
+
+    :param answer: the runner's, and
+    :param failed: whether it failed, as :func:`run` gives them.
+    """
+    if failed or not isinstance(answer, dict):
+        return ret(name, False, str(answer))
+    return {**ret(name, True, str(answer["said"])), "changes": answer["changes"]}
+
+
 def ret(name: str, result: bool | None, comment: str) -> dict[str, Any]:
     """What a state returns that changed nothing."""
     return {"name": name, "result": result, "changes": {}, "comment": comment}

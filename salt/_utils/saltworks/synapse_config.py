@@ -17,6 +17,7 @@ from .plan import (
     PORT,
     RELAY_OFFSET,
     SQLITE_PATH,
+    STANDBYS_FILE,
     Placement,
     Secrets,
     dsn_port,
@@ -52,15 +53,24 @@ ONLY_MAIN = ("registration_shared_secret", "registration_shared_secret_path")
 
 
 def worker_settings(
-    cmap: Map, placement: Placement, found: workers.Workers, secret: Secrets, *, media: bool
+    cmap: Map,
+    placement: Placement,
+    found: workers.Workers,
+    secret: Secrets,
+    *,
+    media: bool,
+    reads: bool = False,
 ) -> dict[str, Any]:
     """The homeserver.yaml of a machine of workers, which all of them read first.
 
     :param found: the plan's workers.
     :param media: whether they serve media, and so have the store's keys.
+    :param reads: whether they read from standbys of the database.
     """
     config = _settings(cmap, placement, at_home=False)
     config.update(workers.shared_config(cmap, placement, found), enable_media_repo=media)
+    if reads:
+        config["modules"] = [*config.get("modules", []), modules.standby_reads(STANDBYS_FILE)]
     dropped = ONLY_MAIN if media else (*ONLY_MAIN, "media_storage_providers")
     resolved = resolve({k: v for k, v in config.items() if k not in dropped}, secret)
     assert isinstance(resolved, dict)

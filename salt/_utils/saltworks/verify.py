@@ -13,6 +13,7 @@ from typing import Any
 from . import clustermap, parts, plan
 from .clustermap import Map
 from .meeting import Check
+from .parts.database import cluster
 from .plan import Placement
 
 #: Programs that are a Synapse main process, as words of a command line.
@@ -59,6 +60,7 @@ PROOFS: Mapping[str, Proof] = {
         )
         for part in parts.PARTS.values()
     },
+    cluster.MILESTONE: Proof(synapse="synapse", front="proxy", alone="synapse"),
 }
 
 #: What to do about a failed check, by its name; those of the meeting as well.
@@ -79,6 +81,8 @@ NEXT_STEPS = {
     "media store": "see journalctl -u saltworks-storage on its machine, then run this again",
     "old data": "compare the database and the media with the backup before anything else",
     "new database": "see PostgreSQL's log on its machine, and pgstandby.status there",
+    "etcd": "see journalctl -u etcd on the machine that is named",
+    "database cluster": "salt-run database.status; see journalctl -u patroni on its machines",
     "old database": "see PostgreSQL's log there, then run orch.m3.database; without it there is "
     "no way back",
     "content": "go back by orch.m3.database.rollback, keep both machines as they are, and ask",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import clustermap, parts, routing, workers
+from . import clustermap, modules, parts, routing, workers
 from .clustermap import Map
+from .parts.database import cluster
 from .plan import (
     AUTHORITY,
     MAIN_REPLICATION_PORT,
@@ -32,11 +33,14 @@ def worker(
     """
     found = workers.of(placement)
     rows = found.of(minion)
-    media = "media" in table().kinds[rows[0].kind].resources
+    kind = table().kinds[rows[0].kind]
+    media = "media" in kind.resources
+    reads = kind.standby_reads and cluster.reads(cmap)
     formula = {
         **formula,
         "main": False,
-        "config": worker_settings(cmap, placement, found, secret, media=media),
+        "config": worker_settings(cmap, placement, found, secret, media=media, reads=reads),
+        "libraries": modules.libraries(reads),
         "certificates": {**formula["certificates"], AUTHORITY: secret("pki_authority")},
         "workers": {
             row.name: {

@@ -78,6 +78,7 @@ class Kind:
     :param duty: option of homeserver.yaml that names who does it, empty when it has none.
     :param holders: how many may have the duty at a time.
     :param restarts: who is told of a change of those who have it.
+    :param standby_reads: whether its processes may read from standbys of the database.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Kind:
     duty: str
     holders: Holders
     restarts: Restarts
+    standby_reads: bool
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,7 @@ def load(data: Mapping[str, Any]) -> Table:
             resources=tuple(row.get("resources", DEFAULT_RESOURCES)),
             duty=row.get("duty", ""),
             holders=row.get("holders", "many"),
+            standby_reads=row.get("standby_reads", False),
             restarts=row["restarts"],
         )
         for name, row in data["kinds"].items()
@@ -193,6 +196,8 @@ def problems(data: Any) -> Iterator[Problem]:
         if row.get("restarts") != follows:
             what = f"restarts is {row.get('restarts')!r}; by its streams and duty it is {follows}"
             yield Problem(f"kinds.{name}", what, step)
+        if row.get("standby_reads") and follows != "none":
+            yield Problem(f"kinds.{name}", "writes, and has standby_reads", step)
         yield from _fallback_problems(name, data["kinds"], step)
 
 
@@ -216,6 +221,7 @@ _KIND_KEYS: Mapping[str, tuple[Any, ...]] = {
     "restarts": get_args(Restarts),
     "endpoints": (),
     "endpoints_by": (),
+    "standby_reads": (True, False),
 }
 _REQUIRED = {"streams": ("writer", "holders", "restarts"), "kinds": ("fallback", "restarts")}
 

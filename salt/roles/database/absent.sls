@@ -1,3 +1,4 @@
 include:
+  - patroni.absent
   - postgres.absent
   - firewall.absent

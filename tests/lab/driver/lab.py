@@ -17,7 +17,7 @@ from .mirror import Mirror
 from .network import Network
 from .process import host
 from .saltaccess import OnEvent, SaltAccess
-from .settings import ADDRESSES, GATEWAY, MASTER, PREFIX, WORKERS, Settings
+from .settings import ADDRESSES, GATEWAY, INVITED, MASTER, PREFIX, Settings
 
 NETWORK_CONF = """\
 [Match]
@@ -73,7 +73,7 @@ class Lab:
             LabError: for a name that is neither known nor given an address.
         """
         known = self.settings.addresses
-        address = address or WORKERS.get(name)
+        address = address or INVITED.get(name)
         if address is not None:
             known[name] = address
         if name not in known:
@@ -95,8 +95,8 @@ class Lab:
         return [self.machine(name) for name in self.settings.addresses]
 
     def acceptable(self) -> list[str]:
-        """Machines whose keys the master has accepted, whatever they show; workers must join."""
-        return [name for name in self.settings.addresses if name not in WORKERS]
+        """Machines whose keys the master has accepted, whatever they show; others must join."""
+        return [name for name in self.settings.addresses if name not in INVITED]
 
     @property
     def any_running(self) -> bool:

@@ -26,6 +26,10 @@ ADDRESSES: dict[str, str] = {
     "storage": "198.18.0.14",
     "directory": "198.18.0.15",
     "redis": "198.18.0.16",
+    "database-2": "198.18.0.17",
+    "dcs-1": "198.18.0.18",
+    "dcs-2": "198.18.0.19",
+    "dcs-3": "198.18.0.20",
 }
 """Machines the lab starts with: name = minion id = hostname, and address."""
 
@@ -48,7 +52,10 @@ WORKERS: dict[str, str] = {
     "appservice-1": "198.18.0.48",
 }
 WORKER_NETWORK = "198.18.0.32/27"
-"""Machines that may join, and where: made when a test wants them, and the master has no key."""
+"""Machines of workers, and where: the master has no key of theirs."""
+
+INVITED: dict[str, str] = {**WORKERS, "database-3": "198.18.0.21"}
+"""All machines that come by an invite: made when a test wants them."""
 
 MASTER = "salt"
 

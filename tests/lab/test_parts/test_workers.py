@@ -11,9 +11,10 @@ from saltworks import slices
 
 from tests.lab import milestones, workers
 from tests.lab.driver import LabError, SaltRunError
-from tests.lab.driver.settings import ADDRESSES
+from tests.lab.driver.settings import ADDRESSES, MASTER
 from tests.lab.driver.testinfra_backend import machine_host
 from tests.lab.stage import (
+    AFTER_M2,
     Stage,
     assert_reads_as_before,
     assert_unharmed,
@@ -21,6 +22,7 @@ from tests.lab.stage import (
     snapshots,
     steps,
 )
+from tests.lab.test_parts.conftest import NEW
 from tests.lab.test_parts.database import witnessed
 
 pytestmark = pytest.mark.lab
@@ -28,7 +30,7 @@ pytestmark = pytest.mark.lab
 NAME = "m4.workers"
 ORCH = f"orch.{NAME}"
 #: What may change on none of them when nothing may change.
-MACHINES = tuple(ADDRESSES)
+MACHINES = (MASTER, *AFTER_M2, *NEW)
 WORKER, WRITER = "sync-1", "writer-1"
 M4 = milestones.MILESTONES[NAME]
 PACKAGES = "/opt/synapse/current/lib/python3*/site-packages"

@@ -14,6 +14,7 @@ from ..errors import Problem
 from ..meeting import Check
 from ..plan import Placement, Secrets, relays
 from . import auth, database, media, redis
+from .database import cluster
 from .model import Ask, Steps
 
 
@@ -96,6 +97,25 @@ class Part(Protocol):
         """The verdict on the answers to :meth:`proofs`."""
 
 
+class Asking(Protocol):
+    """What a milestone's own module asks of machines, and how it judges the answers."""
+
+    #: Role without whose machine there is nobody to ask.
+    ROLE: str
+
+    def questions(self, cmap: Map, placement: Placement) -> Mapping[str, Ask]: ...
+
+    def problems(
+        self, cmap: Map, placement: Placement, told: Mapping[str, Any]
+    ) -> list[Problem]: ...
+
+    def proofs(self, cmap: Map, placement: Placement) -> Mapping[str, Ask]: ...
+
+    def checks(
+        self, cmap: Map, placement: Placement, told: Mapping[str, Any]
+    ) -> list[Check]: ...
+
+
 PARTS: Mapping[str, Part] = {part.NAME: part for part in (database, media, auth, redis)}
 """By name, in the order of their milestones; these and their orchestrations follow this."""
 
@@ -111,6 +131,11 @@ def moved(placement: Placement) -> list[Part]:
 def of_milestone(name: str) -> Part | None:
     """The part that a milestone such as ``m3.database`` moves, None for other milestones."""
     return next((part for part in PARTS.values() if name == part.MILESTONE), None)
+
+
+def asking(name: str) -> Asking | None:
+    """The module of a milestone that asks machines itself: a part, or the database's cluster."""
+    return cluster if name == cluster.MILESTONE else of_milestone(name)
 
 
 def begin_problems(
@@ -136,6 +161,10 @@ def return_problems(name: str, cmap: Map, placement: Placement) -> list[Problem]
     wrong += telling_problems(placement.telling)
     if part is None:
         return wrong
+    if placement.clustered:
+        what = "Synapse's processes find the database's cluster by what M4.workers told them"
+        back = f"salt-run state.orchestrate orch.{cluster.MILESTONE}.rollback first"
+        wrong.append(Problem(f"milestone {name}", what, back))
     if part is not PARTS["redis"] and placement.redis:
         # Of all of Synapse's processes, a part's window stops main alone.
         what = "workers may be on what it has moved"

@@ -16,6 +16,7 @@ from ..meeting import Check
 from ..plan import (
     AUTHORITY,
     AUTHORITY_FILE,
+    DATABASE_SERVICE,
     MAIN_REPLICATION_PORT,
     REDIS_PORT,
     REDIS_USER,
@@ -55,9 +56,14 @@ def idle(cmap: Map) -> str:
 def configure(config: dict[str, Any], cmap: Map, placement: Placement) -> None:
     """See :class:`saltworks.parts.Part`.
 
-    Nothing that is the same for every process; what each is told of the others is
+    All processes look the database up by its service's name, so that its machines come and go
+    without a restart of theirs. What each is told of the others is
     :func:`saltworks.workers.main_config` and :func:`saltworks.workers.shared_config`.
     """
+    args = config["database"]["args"]
+    if placement.database:
+        moved = {key: value for key, value in args.items() if key not in ("host", "port")}
+        config["database"]["args"] = {**moved, "service": DATABASE_SERVICE}
 
 
 def machine(cmap: Map, placement: Placement, minion: str, secret: Secrets) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from ...plan import (
     worker_sources,
 )
 from ..model import Ask, Steps
-from . import logical, sqlite, standby
+from . import cluster, logical, sqlite, standby
 from .common import (
     CLUSTER,
     NAME,
@@ -122,6 +122,8 @@ def configure(config: dict[str, Any], cmap: Map, placement: Placement) -> None:
 
 def machine(cmap: Map, placement: Placement, minion: str, secret: Secrets) -> dict[str, Any]:
     """See :class:`saltworks.parts.Part`."""
+    if placement.clustered or minion != clustermap.the_machine(cmap, ROLE):
+        return cluster.machine(cmap, placement, minion, secret)
     upcoming = placement.upcoming.get(NAME) == minion
     if not upcoming and placement.database != minion:
         return {"states": ["base", "postgres.absent"], "postgres": {"cluster": CLUSTER}}

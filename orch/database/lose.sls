@@ -1,0 +1,7 @@
+# A database's machine that was coming or going does not answer. Reconcile runs this, with
+# pillar.worker, the machine. Who serves in its place, Patroni has decided long before.
+{%- set machine = pillar.worker %}
+
+lose-lost:
+  database.lost:
+    - name: {{ machine }}

@@ -1,0 +1,3 @@
+include:
+  - etcd.absent
+  - firewall.absent

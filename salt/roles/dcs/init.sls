@@ -1,0 +1,1 @@
+include: {{ salt['pillar.get']('saltworks:states', []) | json }}
