@@ -38,6 +38,46 @@ WORKER_MAP: dict[str, Any] = {
 }
 
 
+#: The same with a cluster of databases: who watches them, and what a failover may lose.
+DATABASE_MAP: dict[str, Any] = {
+    **WORKER_MAP,
+    "machines": {
+        **WORKER_MAP["machines"],
+        "database-2": {"role": "database", "address": "198.18.0.17"},
+        **{
+            f"dcs-{number}": {"role": "dcs", "address": f"198.18.0.{17 + number}"}
+            for number in (1, 2, 3)
+        },
+    },
+    "database": {"first": "database", "durability": "sync", "standby_reads": True},
+}
+AFTER_M4: Mapping[str, Any] = {
+    **AFTER_M3, "redis": REDIS, "dcs": True, "given_up": ["database", "media", "auth"],
+}
+#: Where things stand while M4 makes the cluster, and takes it away.
+DATABASE_WAYS: Mapping[str, Mapping[str, Any]] = {
+    "cluster to come": {**AFTER_M4, "dcs": False},
+    "cluster watched": AFTER_M4,
+    "cluster there": {**AFTER_M4, "clustered": True},
+}
+
+
+def databases(*states: State) -> tuple[Member, ...]:
+    """The map's database machines as members, in these states."""
+    names = ("database", "database-2")
+    return tuple(
+        Member(name, "database", DATABASE_MAP["machines"][name]["address"], state,
+               f"2026-11-28T00:00:0{index}Z", 1, "0" * 64)
+        for index, (name, state) in enumerate(zip(names, states, strict=False))
+    )  # fmt: skip
+
+
+def clustered(name: str, *rows: Member) -> plan.Placement:
+    """Where things stand by :data:`DATABASE_WAYS`, with these members."""
+    recorded = plan.Placement.recorded(DATABASE_MAP, DATABASE_WAYS[name])
+    return replace(recorded, members=rows)
+
+
 def member(minion: str, kind: str, number: int, state: State = "ready") -> Member:
     """A member; ``number`` makes its address, and who is older."""
     address = str(ip_address("198.19.0.0") + number)
@@ -65,6 +105,11 @@ def pillars(path: Path) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
     :param path: of the SLS, below the project.
     """
     if path.parts[0] == "orch":
+        for name in DATABASE_WAYS:
+            rows = databases("ready") if name == "cluster there" else ()
+            for which, record in ACHIEVED.items():
+                known = slices.for_orchestrations(DATABASE_MAP, clustered(name, *rows), record)
+                yield f"{name}, {which}", {**known, "worker": "database-2"}, {}
         for name, record in ACHIEVED.items():
             known = slices.for_orchestrations(WORKER_MAP, placement(), record)
             yield f"redis, {name}", {**known, "worker": "sync-1"}, {}
@@ -77,6 +122,8 @@ def pillars(path: Path) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
     if path.stem not in ("init", "absent"):
         return
     role = path.parts[2]
+    if role in ("database", "dcs", "synapse", "worker"):
+        yield from _of_databases(role)
     placed = placement(*members(EACH), member("sync-9", "sync", 900, "joining"))
     machines = {
         "worker": [*(f"{kind}-1" for kind in EACH), "sync-9"],
@@ -102,6 +149,20 @@ def pillars(path: Path) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
         }}
         bare = replace(placement(), redis="")
         yield "not yet", slices.slice_for(cmap, bare, role, lambda name: f"<{name}>"), {}
+
+
+def _of_databases(role: str) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
+    """Cases of the machines that a cluster of databases changes."""
+    machine = {"dcs": "dcs-1", "worker": "sync-1"}.get(role, role)
+    for name in DATABASE_WAYS:
+        for states in ((), ("ready",), ("ready", "joining"), ("draining", "ready")):
+            rows = (*members({"sync": 1}), *databases(*states))
+            placed = clustered(name, *rows)
+            for one in (machine, *(["database-2"] if role == "database" else [])):
+                pillar = slices.slice_for(
+                    DATABASE_MAP, placed, one, lambda name: f"<{name}>", artifact=ARTIFACT
+                )
+                yield f"{name}, {one}, {' '.join(states) or 'alone'}", pillar, {}
 
 
 def base64_of(localpart: str) -> str:

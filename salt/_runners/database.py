@@ -28,15 +28,12 @@ from saltworks.tree import Tree
 
 __opts__: dict[str, Any]
 
-#: How long etcd may take to elect a leader, Patroni to have one, and a question, in seconds.
+#: How long etcd may take to elect a leader, Patroni to have one or a standby to follow it, and a
+#: question, in seconds.
 QUORUM_SECONDS, LEAD_SECONDS, ASK_SECONDS = 60, 60, 15
 
 #: A state run that changes little.
 APPLY_SECONDS = 300
-
-#: How long a join waits for a copy at a time, in seconds. The copy goes on by itself: a join that
-#: found it unfinished is tried again.
-STREAM_SECONDS = 300
 
 #: How long the old primary may take to give up, and another to take over, in seconds.
 SWITCHOVER_SECONDS = 60
@@ -49,9 +46,10 @@ FINDS = "base,synapse.databases"
 def status() -> dict[str, Any]:
     """Who is the primary, who follows and how far behind, slots, and etcd.
 
-    :returns: ``leader``, ``members`` (rows ``name``, ``role``, ``state``, ``timeline``,
-        ``lag_bytes``, ``lag_seconds``), ``slots``, ``etcd`` (machine to its state); of the machine
-        that was asked ``asked``.
+    :returns: what ``patroni.status`` says on the primary, or on ``asked`` where that does not
+        answer: ``leader``, ``members`` (name to ``role``, ``state``, ``timeline``, ``lag`` in
+        bytes, ``lag_seconds``), ``sync``, ``durability``, ``here`` (slots and senders); and
+        ``etcd`` (machine to its state).
     :raises MachineError: no machine of the cluster answers.
 
     CLI Example:
@@ -62,7 +60,12 @@ def status() -> dict[str, Any]:
     """
     house, machines = Tree.of(__opts__), Machines(__opts__)
     cmap = movement.map_of(house)
-    asked, found = _status(machines, _clustered(house, cmap))
+    placement = _clustered(house, cmap)
+    asked, found = _status(machines, placement)
+    if (first := cluster.leader(found)) not in ("", asked):
+        # It knows how far the others are.
+        answer, problems = machines.attempt(first, "patroni.status", bound=ASK_SECONDS)
+        asked, found = (asked, found) if problems else (first, answer)
     names = cluster.watchers(cmap)
     etcd = machines.calls(names, "etcd_member.status", bound=2 * ASK_SECONDS)
     rows = {name: _or_error(row) for name, row in etcd.items()}
@@ -198,7 +201,7 @@ def stream(minion: str) -> dict[str, Any]:
     house = _mine("join")
     movement.stamp(house, minion, "highstate")
     row = Machines(__opts__).call(
-        minion, "patroni.streaming", STREAM_SECONDS, bound=STREAM_SECONDS + ASK_SECONDS
+        minion, "patroni.streaming", LEAD_SECONDS, bound=LEAD_SECONDS + ASK_SECONDS
     )
     movement.stamp(house, minion, "caught-up")
     return {"said": f"streams, after {row['seconds']} s", "changes": {}}

@@ -92,6 +92,9 @@ MILESTONES = {
             "m3", 6.0, "m2", "synapse", f"http://198.18.0.12:{legacy.PORT}", "proxy", OTHER_ENGINE
         ),
         Milestone("m4.workers", 6.0, "m3", "synapse", f"http://198.18.0.12:{legacy.PORT}", "proxy"),
+        Milestone(
+            "m4.database", 6.0, "m4.workers", "synapse", f"http://198.18.0.12:{legacy.PORT}", "proxy"
+        ),
     )
 }
 
@@ -156,6 +159,17 @@ def expect_workers(lab: Lab) -> None:
         "worker_networks": [WORKER_NETWORK],
     }
     edit_map(lab, lambda cluster: cluster.update(words))
+
+
+CLUSTER = ("dcs-1", "dcs-2", "dcs-3", "database-2")
+"""Machines of the database's cluster beside the one that M3 has made."""
+
+
+def expect_databases(lab: Lab) -> None:
+    """The cluster's machines declared, with what a failover may lose: nothing."""
+    declare(lab, rows(lab, CLUSTER))
+    words = {"first": "database", "durability": "sync", "standby_reads": True}
+    edit_map(lab, lambda cluster: cluster.update(database=words))
 
 
 def edit_map(lab: Lab, change: Callable[[Json], None]) -> bool:

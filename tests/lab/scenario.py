@@ -166,6 +166,16 @@ def achieve_m4_workers(lab: Lab, say: Say) -> str:
     return _achieve(lab, "m4.workers", say)
 
 
+def achieve_m4_database(lab: Lab, say: Say) -> str:
+    """The database as a cluster: etcd, Patroni over what runs, and a standby."""
+    if milestones.status(lab)["m4.database"]["state"] != "achieved":
+        # Patroni would drop the slot by which the old machine's cluster follows.
+        lab.salt_run("milestone.arm", "m3.database.finalize")
+        milestones.orchestrate(lab, "orch.m3.database.finalize", say)
+    milestones.expect_databases(lab)
+    return _achieve(lab, "m4.database", say)
+
+
 def show_workers(lab: Lab, say: Say) -> str:
     """Workers come by their invites, and one leaves, while people chat."""
     return workers.shown(lab, seed_file(lab), say)
@@ -220,5 +230,6 @@ STEPS: list[Step] = [
     Step("M3: database, media, auth on their own", achieve_m3, 900),
     Step("M4.workers: Redis, main ready for workers", achieve_m4_workers, 600),
     Step("workers join and leave", show_workers, 900),
+    Step("M4.database: a primary and a standby", achieve_m4_database, 900),
 ]
 """All of `make lab`."""

@@ -37,6 +37,10 @@ API_PORT, ETCD_PORT, ETCD_PEER_PORT = 8008, 2379, 2380
 #: States of a member that serves, by Patroni's API.
 RUNNING = ("running", "streaming")
 
+#: How long a state run waits for a first copy, in seconds. The copy goes on by itself: a join that
+#: found it unfinished is tried again.
+COPY_SECONDS = 300
+
 #: Patroni's default (``maximum_lag_on_failover``), in bytes of WAL.
 LAG_BYTES = 1 << 20
 
@@ -128,6 +132,9 @@ def machine(cmap: Map, placement: Placement, minion: str, secret: Secrets) -> di
             "cluster": CLUSTER,
             "etcd": {"hosts": [f"{each}:{ETCD_PORT}" for each in watchers(cmap)]},
             "certificate": certificate,
+            # Whose server the cluster is made of, while there is none yet.
+            "adopts": minion == placement.database,
+            "copied_within": COPY_SECONDS,
             "durability": words["durability"],
             "maximum_lag_on_failover": words.get("maximum_lag_on_failover", LAG_BYTES),
             "replication": replication(secret),
@@ -317,7 +324,7 @@ def _cluster_check(placement: Placement, told: Mapping[str, Any]) -> Check:
         words = ", ".join(f"{name} says {leader(row) or 'nobody'}" for name, row in rows.items())
         return Check("database cluster", False, f"who is the primary: {words}")
     (first,) = leaders
-    known = {row["name"]: row for row in rows[first]["members"]} if first in rows else {}
+    known = rows[first]["members"] if first in rows else {}
     states = {name: known.get(name, {}).get("state", "unknown") for name in rows}
     away = {name: state for name, state in states.items() if state not in RUNNING}
     said = f"{first} is the primary of {len(rows)} machines"

@@ -1,0 +1,220 @@
+"""M4.database on the real machines, with workers: the cluster, its primary's fate, and standbys."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.lab import milestones, witness, workers
+from tests.lab.driver import SaltRunError, wait_for
+from tests.lab.driver.settings import MASTER
+from tests.lab.stage import AFTER_M2, Stage, changes, snapshots, steps
+from tests.lab.test_parts.conftest import NEW
+from tests.lab.test_parts.database import refuses_writes, sql, witnessed
+from tests.lab.test_parts.test_workers import WORKER, WRITER, ports, reaches
+
+pytestmark = pytest.mark.lab
+
+NAME = "m4.database"
+ORCH = f"orch.{NAME}"
+M4 = milestones.MILESTONES[NAME]
+STANDBY, INVITED = "database-2", "database-3"
+#: What may change on none of them when nothing may change.
+MACHINES = (MASTER, *AFTER_M2, *NEW, *milestones.CLUSTER)
+#: Issue 5: from the fault to the first accepted message.
+KILLED_SECONDS, SWITCHED_SECONDS = 20.0, 5.0
+#: A machine that boots, or copies the lab's small database.
+REJOIN_SECONDS = 180
+
+
+@pytest.fixture(scope="module", autouse=True)
+def machines(stage: Stage) -> Iterator[None]:
+    """The cluster's machines are there, empty; afterwards they are away again."""
+    stage.lab.up(milestones.CLUSTER)
+    stage.lab.access.answering(list(milestones.CLUSTER))
+    yield
+    for name in (*milestones.CLUSTER, INVITED):
+        if stage.lab.machine(name).created:
+            stage.lab.machine(name).destroy()
+
+
+def status(stage: Stage) -> dict[str, Any]:
+    found: dict[str, Any] = stage.lab.salt_run("database.status", timeout=60)["return"]
+    return found
+
+
+def leader(stage: Stage) -> str:
+    return str(status(stage)["leader"])
+
+
+def follows(stage: Stage, name: str) -> bool:
+    """Whether a machine streams from the primary of today."""
+    row = status(stage)["members"].get(name, {})
+    return row.get("state") in ("running", "streaming") and row.get("role") != "leader"
+
+
+def processes(stage: Stage) -> dict[str, str]:
+    """Synapse's processes and PostgreSQL's: whoever restarts has another number."""
+    rows = {"synapse": ("synapse", "synapse")}
+    rows |= {name: (f"synapse-worker@{name}-1", name) for name in (WORKER, WRITER)}
+    found = {name: stage.main_pid(*row) for name, row in rows.items()}
+    look = "head -1 /var/lib/postgresql/15/main/postmaster.pid"
+    found["postgresql"] = stage.lab.machine("database").run(look).stdout.strip()
+    assert "0" not in found.values(), found
+    return found
+
+
+def refused(stage: Stage) -> str:
+    """What the precheck says; nothing has changed on any machine."""
+    found = snapshots(stage, MACHINES)
+    with pytest.raises(SaltRunError) as failed:
+        stage.orchestrate(ORCH)
+    assert snapshots(stage, MACHINES) ^ found == set()
+    return str(steps(failed.value.answer)["m4-database-prechecked"]["comment"])
+
+
+def test_all_that_speaks_against_it_is_said_at_once(stage: Stage) -> None:
+    milestones.declare(stage.lab, milestones.rows(stage.lab, milestones.CLUSTER))
+    there = stage.lab.machine("dcs-1")
+    there.run("systemd-run --unit=squatter /usr/bin/python3 -m http.server 2379")
+    there.wait_for("ss -Hltn 'sport = 2379' | grep -q .", 30, "somebody to take etcd's port")
+    assert "write which one M3 moves the database to" in refused(stage)
+    milestones.expect_databases(stage.lab)
+    said = refused(stage)
+    there.run("systemctl stop squatter")
+    assert "dcs-1: port 2379 is held by squatter.service" in said
+
+
+def test_a_plan_touches_nothing(stage: Stage) -> None:
+    found = snapshots(stage, MACHINES)
+    plan = steps(stage.orchestrate(ORCH, test=True))
+    assert snapshots(stage, MACHINES) ^ found == set()
+    assert [name for name, row in plan.items() if row["result"] is False] == []
+    assert plan["m4-database-founded"]["result"] is None
+    assert stage.state(NAME) == "not started"
+
+
+def test_m4_database_restarts_nobody_under_the_eyes_of_the_witness(stage: Stage) -> None:
+    before = processes(stage)
+    # It raises for anything lost, doubled or failed, a wait too long, or any difference.
+    report = milestones.conduct(stage.lab, NAME, stage.seed, stage.say)
+    assert report["acknowledged"] > 100
+    assert stage.state(NAME) == "achieved"
+    assert processes(stage) == before
+    found = status(stage)
+    assert (found["leader"], found["durability"]) == ("database", "sync")
+    assert follows(stage, STANDBY)
+    assert workers.state(stage.lab, STANDBY) == "ready"
+    assert refuses_writes(stage, STANDBY)
+
+
+def test_its_ports_are_open_to_nobody_else(stage: Stage) -> None:
+    assert ports(stage, "dcs-1") == {"22", "2379", "2380"}
+    assert ports(stage, STANDBY) == {"22", "5432", "8008"}
+    for name in ("synapse", "proxy", "database", STANDBY, "dcs-2", "legacy"):
+        watcher, database = name == "dcs-2", name in ("database", STANDBY)
+        assert reaches(stage, name, "dcs-1", 2379) is (watcher or database), name
+        assert reaches(stage, name, "dcs-1", 2380) is watcher, name
+        assert reaches(stage, name, STANDBY, 5432) is (database or name == "synapse"), name
+
+
+def test_a_second_run_changes_nothing(stage: Stage) -> None:
+    found, pids = snapshots(stage, MACHINES), processes(stage)
+    assert changes(stage.orchestrate(ORCH)) == []
+    assert processes(stage) == pids
+    assert snapshots(stage, MACHINES) ^ found == set()
+
+
+def accepted_after(stage: Stage, name: str, fault: Any) -> tuple[float, dict[str, Any]]:
+    """People chat while something happens; seconds until a message was accepted after it.
+
+    fault: what happens; nothing that was acknowledged may be lost.
+    """
+    out = stage.lab.settings.reports / f"{name}.json"
+    with milestones.chatting(stage.lab, stage.seed, out):
+        # A silence must have two ends.
+        time.sleep(3)
+        fault()
+        time.sleep(30)
+    report: dict[str, Any] = json.loads(out.read_text())
+    wrong = [line for line in witness.verdict(report) if "failed" not in line]
+    assert wrong == [], wrong
+    assert report["lost"] == report["duplicated"] == 0
+    seconds = float(report["longest_silence"]["seconds"])
+    failed = report["failed_requests"]
+    stage.say(f"{name}: {seconds:.1f} s without an accepted message, {failed} failed")
+    return seconds, report
+
+
+def test_a_switchover_restarts_no_synapse_and_loses_nothing(stage: Stage) -> None:
+    before = {name: pid for name, pid in processes(stage).items() if name != "postgresql"}
+    seconds, _ = accepted_after(
+        stage, "switchover", lambda: stage.lab.salt_run("database.switchover", STANDBY, timeout=90)
+    )
+    assert leader(stage) == STANDBY
+    assert seconds < SWITCHED_SECONDS
+    wait_for(lambda: follows(stage, "database"), 60, "the old primary to follow")
+    assert refuses_writes(stage, "database")
+    after = {name: pid for name, pid in processes(stage).items() if name != "postgresql"}
+    assert after == before
+
+
+def test_a_primary_that_dies_is_replaced_and_comes_again_as_a_standby(stage: Stage) -> None:
+    seconds, _ = accepted_after(stage, "killed", stage.lab.machine(STANDBY).kill)
+    assert seconds < KILLED_SECONDS
+    assert leader(stage) == "database"
+    stage.lab.boot([STANDBY], answering=False)
+    wait_for(lambda: follows(stage, STANDBY), REJOIN_SECONDS, "the dead one to follow", interval=2)
+    assert refuses_writes(stage, STANDBY)
+
+
+def test_a_standby_comes_by_its_invite_and_leaves_and_nobody_notices(stage: Stage) -> None:
+    milestones.declare(
+        stage.lab,
+        {INVITED: {"role": "database", "address": stage.lab.machine(INVITED).address}},
+    )
+    before = processes(stage)
+    with witnessed(stage, "standby", M4.worst_wait):
+        workers.invited(stage.lab, INVITED)
+        workers.await_joined(stage.lab, INVITED)
+        assert follows(stage, INVITED)
+        hosts = "grep ^host= /etc/synapse/pg_service.conf"
+        for name in ("synapse", WORKER):
+            said = stage.lab.machine(name).run(hosts).stdout.strip()
+            assert said == f"host=database,{STANDBY},{INVITED}"
+        workers.drain(stage.lab, INVITED)
+    assert INVITED not in status(stage)["members"]
+    assert ports(stage, INVITED) == {"22"}
+    assert processes(stage) == before
+    milestones.edit_map(stage.lab, lambda cluster: cluster["machines"].pop(INVITED))
+
+
+def test_a_state_run_on_every_machine_changes_nothing(stage: Stage) -> None:
+    assert changes(stage.lab.salt("*", "state.apply", timeout=300)) == []
+
+
+def test_it_does_not_go_while_a_standby_is_there(stage: Stage) -> None:
+    with pytest.raises(SaltRunError, match=f"worker.drain {STANDBY}"):
+        stage.orchestrate(f"{ORCH}.rollback")
+    assert stage.state(NAME) == "achieved"
+
+
+def test_the_way_back_ends_with_one_database_that_has_everything(stage: Stage) -> None:
+    out = stage.lab.settings.reports / "cluster-back.json"
+    rows = "SELECT count(*) FROM events"
+    with milestones.chatting(stage.lab, stage.seed, out):
+        workers.drain(stage.lab, STANDBY)
+        stage.orchestrate(f"{ORCH}.rollback")
+    report = json.loads(out.read_text())
+    assert report["lost"] == report["duplicated"] == 0
+    assert stage.state(NAME) == "rolled-back"
+    assert ports(stage, "database") == {"22", "5432"}
+    assert ports(stage, "dcs-1") == {"22"}
+    assert int(sql(stage, "database", rows)) > 0
+    assert changes(stage.lab.salt("database", "state.apply", timeout=300)) == []
+    said = stage.lab.machine("synapse").run("grep ^host= /etc/synapse/pg_service.conf").stdout
+    assert said.strip() == "host=database"
