@@ -93,7 +93,8 @@ MILESTONES = {
         ),
         Milestone("m4.workers", 6.0, "m3", "synapse", f"http://198.18.0.12:{legacy.PORT}", "proxy"),
         Milestone(
-            "m4.database", 6.0, "m4.workers", "synapse", f"http://198.18.0.12:{legacy.PORT}", "proxy"
+            *("m4.database", 6.0, "m4.workers", "synapse"),
+            *(f"http://198.18.0.12:{legacy.PORT}", "proxy"),
         ),
     )
 }

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from concurrent.futures import ThreadPoolExecutor
-
 import pytest
 import yaml
 from saltworks import slices
 
 from tests.lab import milestones, workers
-from tests.lab.driver import LabError, SaltRunError
+from tests.lab.driver import SaltRunError
 from tests.lab.driver.settings import ADDRESSES, MASTER
 from tests.lab.driver.testinfra_backend import machine_host
 from tests.lab.stage import (
     AFTER_M2,
     Stage,
-    assert_reads_as_before,
-    assert_unharmed,
     changes,
     snapshots,
     steps,
