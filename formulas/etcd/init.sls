@@ -1,0 +1,4 @@
+include:
+  - etcd.installed
+  - etcd.configured
+  - etcd.running

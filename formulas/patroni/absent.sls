@@ -1,0 +1,19 @@
+# Patroni no longer has this machine's server. A leader's goes on under Debian's unit; a standby's
+# stops, and its data folder is for a person to delete.
+{%- from 'patroni/map.jinja' import patroni, config, config_dir, drop_in with context %}
+
+patroni-retired:
+  patroni.retired:
+    - name: {{ patroni.scope }}
+    - cluster: {{ patroni.cluster }}
+    - config: {{ config }}
+
+patroni-absent-files:
+  file.absent:
+    - names:
+        - {{ config_dir }}/tls.crt
+        - {{ config_dir }}/tls.key
+        - {{ config_dir }}/tls.authority
+        - {{ drop_in }}
+    - require:
+        - patroni: patroni-retired

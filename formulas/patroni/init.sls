@@ -1,0 +1,4 @@
+include:
+  - patroni.installed
+  - patroni.configured
+  - patroni.running
