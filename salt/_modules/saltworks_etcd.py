@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import Any
 from urllib.parse import urlparse
@@ -9,9 +10,10 @@ from urllib.parse import urlparse
 import salt.utils.files
 import salt.utils.yaml
 from salt.exceptions import CommandExecutionError
-from saltworks import etcd
 
 __virtualname__ = "etcd_member"
+
+__salt__: dict[str, Any]
 
 CONFIG = "/etc/saltworks/etcd/etcd.yml"
 LOOK_SECONDS = 0.2
@@ -25,7 +27,7 @@ def status(config: str = CONFIG) -> dict[str, Any]:
     """How the cluster stands, by what every member says; at most some seconds for each.
 
     :param config: etcd's own configuration file.
-    :returns: see ``saltworks.etcd.health``; ``name`` is this member's.
+    :returns: see ``etcd_keys.health``; ``name`` is this member's.
     :raises CommandExecutionError: when this member does not answer.
 
     CLI Example:
@@ -35,19 +37,15 @@ def status(config: str = CONFIG) -> dict[str, Any]:
         salt dcs1 etcd_member.status
     """
     own = _own(config)
-    store = _store(own)
-    try:
-        members = store.members()
-    except etcd.EtcdError as error:
-        raise CommandExecutionError(str(error)) from None
+    at = _at(own)
+    members = __salt__["etcd_keys.members"](at)
     statuses = {}
     for name, row in members.items():
-        try:
-            statuses[name] = store.status(urlparse(row["url"]).netloc)
-        except etcd.EtcdError:
-            continue
+        one = {**at, "hosts": [urlparse(row["url"]).netloc]}
+        with contextlib.suppress(CommandExecutionError):
+            statuses[name] = __salt__["etcd_keys.status"](one)
     names = {row["id"]: name for name, row in members.items()}
-    return {"name": own["name"], **etcd.health(statuses, names)}
+    return {"name": own["name"], **__salt__["etcd_keys.health"](statuses, names)}
 
 
 def healthy(seconds: float = 30, config: str = CONFIG) -> dict[str, Any]:
@@ -87,7 +85,8 @@ def _own(config: str) -> dict[str, Any]:
         ) from None
 
 
-def _store(own: dict[str, Any]) -> etcd.Store:
+def _at(own: dict[str, Any]) -> dict[str, Any]:
+    """This member, for the functions of ``etcd_keys``."""
     tls = own["client-transport-security"]
-    host = urlparse(own["advertise-client-urls"]).netloc
-    return etcd.Store([host], tls["cert-file"], tls["key-file"], tls["trusted-ca-file"])
+    files = {"crt": tls["cert-file"], "key": tls["key-file"], "authority": tls["trusted-ca-file"]}
+    return {"hosts": [urlparse(own["advertise-client-urls"]).netloc], **files}

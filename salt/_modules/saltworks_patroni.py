@@ -18,7 +18,6 @@ from typing import Any
 import salt.utils.files
 import salt.utils.yaml
 from salt.exceptions import CommandExecutionError
-from saltworks import patroni
 
 __virtualname__ = "patroni"
 
@@ -63,7 +62,7 @@ def status(config: str = CONFIG) -> dict[str, Any]:
     """How the cluster stands, as this member sees it.
 
     :param config: Patroni's own configuration file.
-    :returns: see ``saltworks.patroni.joined``. ``here`` has what PostgreSQL of this machine says,
+    :returns: see ``patroni_rules.joined``. ``here`` has what PostgreSQL of this machine says,
         or ``error``: ``slots`` with the WAL that each keeps, ``senders`` (on the leader),
         ``replay_seconds``, ``receiving``, ``pending`` (settings that wait for a restart).
     :raises CommandExecutionError: when Patroni does not answer here.
@@ -80,7 +79,7 @@ def status(config: str = CONFIG) -> dict[str, Any]:
         here.update(__salt__["pgcluster.sql"](connection(own), _HERE, 10, "facts of the server")[0])
     except CommandExecutionError as problem:
         here["error"] = str(problem)
-    return patroni.joined(_json(own, "/cluster"), here, _json(own, "/config"))
+    return __salt__["patroni_rules.joined"](_json(own, "/cluster"), here, _json(own, "/config"))
 
 
 def is_leader(config: str = CONFIG) -> bool:
@@ -142,7 +141,7 @@ def switchover(to: str = "", seconds: float = 30, config: str = CONFIG) -> dict[
     now = status(config)
     bound = int(_json(own, "/config").get("maximum_lag_on_failover", NEAR_BYTES))
     try:
-        target = patroni.candidate(now, to, bound)
+        target = __salt__["patroni_rules.candidate"](now, to, bound)
     except ValueError as problem:
         raise CommandExecutionError(f"switchover: {problem}") from None
     before = now["leader"]

@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from salt.exceptions import CommandExecutionError
-from saltworks import etcd, patroni
 
 __virtualname__ = "patroni_machine"
 
@@ -59,10 +58,10 @@ def found(cluster: Cluster, config: str = CONFIG) -> dict[str, Any]:
     at = __salt__["pgcluster.locate"](cluster)
     control = _control(at)
     return {
-        "initialized": _read(config, "initialize").text,
+        "initialized": _read(config, "initialize")["text"],
         "own": control.get("Database system identifier", ""),
         "following": os.path.exists(f"{at['data']}/standby.signal"),
-        "filled": patroni.files_of_users(*_listed(at["data"])),
+        "filled": __salt__["patroni_rules.files_of_users"](*_listed(at["data"])),
         "condition": __salt__["pgcluster.condition"](at["data"]),
     }
 
@@ -76,13 +75,13 @@ def settle(
     :param adopts: the cluster is made of this machine's server, if there is none yet.
     :param config: Patroni's own configuration file.
     :param test: only say what would be done.
-    :returns: ``what`` (see ``saltworks.patroni.settle``), ``why``, ``changed``: things that were
+    :returns: ``what`` (see ``patroni_rules.settle``), ``why``, ``changed``: things that were
         changed, or would be.
     :raises CommandExecutionError: when it is refused; nothing was changed.
     """
     at = __salt__["pgcluster.locate"](cluster)
     facts = found(at, config)
-    what, why = patroni.settle(
+    what, why = __salt__["patroni_rules.settle"](
         facts["initialized"], facts["own"], adopts, facts["following"], facts["filled"]
     )
     if what == "refuse":
@@ -112,7 +111,7 @@ def attune(
     """Patroni's cluster is set in etcd as it should be; members take it up in their next round.
 
     :param cluster: see ``pgcluster.locate``: where there is nothing set yet, its server runs.
-    :param durability: see ``saltworks.patroni.DURABILITY``.
+    :param durability: see ``patroni_rules.DURABILITY``.
     :param maximum_lag: bytes.
     :param slots: replication slots that are not Patroni's, and stay.
     :param adopts: the cluster is made of this machine's server, if there is none yet.
@@ -122,23 +121,22 @@ def attune(
     :raises CommandExecutionError: when etcd does not answer, or somebody else changes it as well.
     """
     value = _read(config, "config")
-    now: dict[str, Any] = json.loads(value.text) if value.text else {}
+    now: dict[str, Any] = json.loads(value["text"]) if value["text"] else {}
     if not now and not adopts:
         raise CommandExecutionError(
             "Patroni's cluster is not set up yet: apply this to the machine with adopts: true first"
         )
     try:
-        wanted = patroni.dynamic(
-            durability, maximum_lag, patroni.carried(now, {} if now else _settings(cluster)), slots
-        )
+        carried = __salt__["patroni_rules.carried"](now, {} if now else _settings(cluster))
+        wanted = __salt__["patroni_rules.dynamic"](durability, maximum_lag, carried, slots)
     except ValueError as problem:
         raise CommandExecutionError(str(problem)) from None
-    then = patroni.merged(now, wanted)
-    changes = patroni.differences(now, then)
+    then = __salt__["patroni_rules.merged"](now, wanted)
+    changes = __salt__["patroni_rules.differences"](now, then)
     if changes and not test:
         text = json.dumps(then, separators=(",", ":"))
-        with _told(config) as (store, prefix):
-            written = store.swap(f"{prefix}config", text, value.revision)
+        at, prefix = _keys(config)
+        written = __salt__["etcd_keys.swap"](at, f"{prefix}config", text, value["revision"])
         if not written:
             raise CommandExecutionError(
                 "Patroni's configuration in etcd was changed by somebody else just now; look at it "
@@ -266,11 +264,10 @@ def leave(config: str = CONFIG) -> int:
     :returns: how many keys there were.
     """
     name = __salt__["patroni.read_config"](config)["name"]
-    with _told(config) as (store, prefix):
-        return sum(
-            store.remove(key) for key in store.below(f"{prefix}members/{name}")
-            if key == f"{prefix}members/{name}"
-        )
+    at, prefix = _keys(config)
+    own = f"{prefix}members/{name}"
+    there = own in __salt__["etcd_keys.below"](at, own)
+    return int(__salt__["etcd_keys.remove"](at, own)) if there else 0
 
 
 def forget(config: str = CONFIG, test: bool = False) -> list[str]:
@@ -281,16 +278,16 @@ def forget(config: str = CONFIG, test: bool = False) -> list[str]:
     :returns: the keys.
     :raises CommandExecutionError: while a member is still there.
     """
-    with _told(config) as (store, prefix):
-        keys = sorted(store.below(prefix))
-        members = [key.rpartition("/")[2] for key in keys if key.startswith(f"{prefix}members/")]
-        if members:
-            raise CommandExecutionError(
-                f"Patroni's cluster {prefix} still has the members {', '.join(members)}: retire "
-                "them first (state patroni.absent), or wait until their keys have run out (12 s)"
-            )
-        if keys and not test:
-            store.remove(prefix)
+    at, prefix = _keys(config)
+    keys = sorted(__salt__["etcd_keys.below"](at, prefix))
+    members = [key.rpartition("/")[2] for key in keys if key.startswith(f"{prefix}members/")]
+    if members:
+        raise CommandExecutionError(
+            f"Patroni's cluster {prefix} still has the members {', '.join(members)}: retire "
+            "them first (state patroni.absent), or wait until their keys have run out (12 s)"
+        )
+    if keys and not test:
+        __salt__["etcd_keys.remove"](at, prefix)
     return keys
 
 
@@ -355,7 +352,7 @@ def _listed(data: str) -> tuple[dict[str, list[str]], list[str]]:
 
 
 def _settings(cluster: Cluster) -> dict[str, str]:
-    names = ", ".join(f"'{name}'" for name in patroni.CARRIED)
+    names = ", ".join(f"'{name}'" for name in __salt__["patroni_rules.names"]())
     at = __salt__["pgcluster.locate"](cluster)
     rows = __salt__["pgserver.sql"](
         at,
@@ -365,18 +362,15 @@ def _settings(cluster: Cluster) -> dict[str, str]:
     return {name: int(value) if value.isdigit() else value for name, value in rows}
 
 
-def _read(config: str, key: str) -> etcd.Value:
-    with _told(config) as (store, prefix):
-        return store.read(f"{prefix}{key}")
+def _read(config: str, key: str) -> dict[str, Any]:
+    at, prefix = _keys(config)
+    found: dict[str, Any] = __salt__["etcd_keys.read"](at, f"{prefix}{key}")
+    return found
 
 
-@contextlib.contextmanager
-def _told(config: str) -> Any:
-    """etcd as Patroni reaches it, and the prefix of the cluster's keys; its errors as Salt's."""
+def _keys(config: str) -> tuple[dict[str, Any], str]:
+    """etcd as Patroni reaches it (see ``etcd_keys``), and the prefix of the cluster's keys."""
     own = __salt__["patroni.read_config"](config)
     to = own["etcd3"]
-    store = etcd.Store(to["hosts"], to["cert"], to["key"], to["cacert"])
-    try:
-        yield store, f"/{own['namespace'].strip('/')}/{own['scope']}/"
-    except etcd.EtcdError as error:
-        raise CommandExecutionError(f"Patroni's cluster {own['scope']}: {error}") from None
+    at = {"hosts": to["hosts"], "crt": to["cert"], "key": to["key"], "authority": to["cacert"]}
+    return at, f"/{own['namespace'].strip('/')}/{own['scope']}/"

@@ -116,7 +116,7 @@ def pillars(path: Path) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
 
     :param path: of the SLS, below the project.
     """
-    if path.parts[:2] == ("orch", "worker"):
+    if path.parts[:2] in (("orch", "worker"), ("orch", "database")):
         yield from _of_workers()
         return
     if path.parts[0] == "orch":

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+__virtualname__ = "patroni_rules"
+
 #: After a killed leader its key lives on for ``ttl`` at most; then a standby finds that the leader
 #: does not answer (2 s, Patroni's own), and is promoted (about 1 s): 16 s with etcd's own second.
 #: Patroni 3.0 takes any ttl; its rule is loop_wait + 2 * retry_timeout <= ttl: a leader that loses
@@ -38,6 +40,15 @@ FIRST_USER_OID = 16384
 
 #: What initdb makes: template1, template0, postgres (PostgreSQL 15: pg_database.dat).
 INITIAL_DATABASES = frozenset({"1", "4", "5"})
+
+
+def __virtual__() -> str:
+    return __virtualname__
+
+
+def names() -> tuple[str, ...]:
+    """:data:`CARRIED`."""
+    return CARRIED
 
 
 def dynamic(
