@@ -276,8 +276,8 @@ def _json(own: Mapping[str, Any], path: str) -> dict[str, Any]:
         if code == 404 or (code and path == "/config"):
             return {}
         raise CommandExecutionError(
-            f"Patroni of {own['name']} does not answer {path}: {said.strip()}; see systemctl status "
-            "patroni"
+            f"Patroni of {own['name']} does not answer {path}: {said.strip()}; see systemctl "
+            "status patroni"
         )
     value: dict[str, Any] = json.loads(said)
     return value
