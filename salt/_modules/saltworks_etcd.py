@@ -13,7 +13,7 @@ from saltworks import etcd
 
 __virtualname__ = "etcd_member"
 
-CONFIG = "/etc/saltworks/etcd/etcd.yml"
+CONFIG = "/etc/etcd/etcd.yml"
 LOOK_SECONDS = 0.2
 
 

@@ -165,7 +165,7 @@ class Etcd:
             }  # fmt: skip
             home = programs.top / name
             home.mkdir()
-            folders = {"/etc/saltworks/etcd": home, "/var/lib/etcd/default": home / "data"}
+            folders = {"/etc/etcd": home, "/var/lib/etcd/default": home / "data"}
             put(folders, rendered(renderer, "etcd.configured", {"etcd": pillar}), "root")
         self.start()
 

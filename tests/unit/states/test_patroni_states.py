@@ -10,11 +10,11 @@ from salt.exceptions import CommandExecutionError
 from tests.unit.modules.minion_modules import load
 
 WORDS: dict[str, dict[str, Any]] = {
-    "settled": {"cluster": "15/main", "adopts": True, "config": "/c"},
+    "settled": {"cluster": "15/main", "adopts": True, "config": __file__},
     "attuned": {"cluster": "15/main", "durability": "sync", "maximum_lag": 1, "slots": [],
-                "adopts": True, "config": "/c"},
+                "adopts": True, "config": __file__},
     "roles": {"cluster": "15/main"},
-    "retired": {"cluster": "15/main", "config": "/c"},
+    "retired": {"cluster": "15/main", "config": __file__},
 }  # fmt: skip
 
 #: State → function behind it, and its answer where something is to do, and where not.
@@ -62,6 +62,14 @@ def test_nothing_to_do(name: str, test: bool) -> None:
     module = state(test, name, BEHIND[name][2])
     done = getattr(module, name)("x", **WORDS[name])
     assert (done["result"], done["changes"]) == (True, {})
+
+
+@pytest.mark.parametrize("name", ["settled", "attuned"])
+def test_before_there_is_a_configuration_a_test_run_says_so(name: str) -> None:
+    module = load("_states", "saltworks_patroni", {}, True)
+    done = getattr(module, name)("x", **{**WORDS[name], "config": "/nowhere"})
+    assert done["result"] is None
+    assert "not configured here yet" in done["comment"]
 
 
 @pytest.mark.parametrize("name", WORDS)
