@@ -105,7 +105,7 @@ def pillars(path: Path) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
     :param path: of the SLS, below the project.
     """
     if path.parts[0] == "orch":
-        for name in DATABASE_WAYS:
+        for name in DATABASE_WAYS if "database" in path.parts else ():
             rows = databases("ready") if name == "cluster there" else ()
             for which, record in ACHIEVED.items():
                 known = slices.for_orchestrations(DATABASE_MAP, clustered(name, *rows), record)

@@ -15,7 +15,7 @@ __virtualname__ = "etcd_member"
 
 __salt__: dict[str, Any]
 
-CONFIG = "/etc/saltworks/etcd/etcd.yml"
+CONFIG = "/etc/etcd/etcd.yml"
 LOOK_SECONDS = 0.2
 
 

@@ -79,7 +79,9 @@ def status(config: str = CONFIG) -> dict[str, Any]:
         here.update(__salt__["pgcluster.sql"](connection(own), _HERE, 10, "facts of the server")[0])
     except CommandExecutionError as problem:
         here["error"] = str(problem)
-    return __salt__["patroni_rules.joined"](_json(own, "/cluster"), here, _json(own, "/config"))
+    shown, configured = _json(own, "/cluster"), _json(own, "/config")
+    made: dict[str, Any] = __salt__["patroni_rules.joined"](shown, here, configured)
+    return made
 
 
 def is_leader(config: str = CONFIG) -> bool:
@@ -275,8 +277,8 @@ def _json(own: Mapping[str, Any], path: str) -> dict[str, Any]:
         if code == 404 or (code and path == "/config"):
             return {}
         raise CommandExecutionError(
-            f"Patroni of {own['name']} does not answer {path}: {said.strip()}; see systemctl status "
-            "patroni"
+            f"Patroni of {own['name']} does not answer {path}: {said.strip()}; see systemctl "
+            "status patroni"
         )
     value: dict[str, Any] = json.loads(said)
     return value

@@ -51,8 +51,8 @@ def found(cluster: Cluster, config: str = CONFIG) -> dict[str, Any]:
 
     :param cluster: see ``pgcluster.locate``.
     :param config: Patroni's own configuration file.
-    :returns: ``initialized`` and ``own`` (system identifiers), ``following``, ``filled`` (why it may
-        not be removed), ``condition`` (see ``pgcluster.condition``).
+    :returns: ``initialized`` and ``own`` (system identifiers), ``following``, ``filled`` (why it
+        may not be removed), ``condition`` (see ``pgcluster.condition``).
     :raises CommandExecutionError: when etcd does not answer.
     """
     at = __salt__["pgcluster.locate"](cluster)
@@ -132,7 +132,7 @@ def attune(
     except ValueError as problem:
         raise CommandExecutionError(str(problem)) from None
     then = __salt__["patroni_rules.merged"](now, wanted)
-    changes = __salt__["patroni_rules.differences"](now, then)
+    changes: dict[str, Any] = __salt__["patroni_rules.differences"](now, then)
     if changes and not test:
         text = json.dumps(then, separators=(",", ":"))
         at, prefix = _keys(config)
@@ -171,11 +171,9 @@ def roles(
     if changed and not test:
         __salt__["pgadmit.give"](at, given)
     # One that is not there yet has none of it.
-    barred = [
-        what for what in REWINDS
-        if test and f"role {rewinds}" in changed
-        or not sql(at, f"SELECT to_json(has_function_privilege('{rewinds}', '{what}', 'EXECUTE'));")[0]
-    ]
+    new = test and f"role {rewinds}" in changed
+    may = f"SELECT to_json(has_function_privilege('{rewinds}', '%s', 'EXECUTE'));"
+    barred = [what for what in REWINDS if new or not sql(at, may % what)[0]]
     if barred:
         changed.append(f"{rewinds} reads data folders")
         if not test:
@@ -351,7 +349,7 @@ def _listed(data: str) -> tuple[dict[str, list[str]], list[str]]:
         return {}, []
 
 
-def _settings(cluster: Cluster) -> dict[str, str]:
+def _settings(cluster: Cluster) -> dict[str, Any]:
     names = ", ".join(f"'{name}'" for name in __salt__["patroni_rules.names"]())
     at = __salt__["pgcluster.locate"](cluster)
     rows = __salt__["pgserver.sql"](

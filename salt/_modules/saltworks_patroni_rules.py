@@ -131,7 +131,8 @@ def files_of_users(databases: Mapping[str, Sequence[str]], tablespaces: Sequence
         names = {name.split(".")[0].split("_")[0] for name in databases[number]}
         objects = [n for n in names if n.isdigit() and int(n) >= FIRST_USER_OID]
         if objects:
-            why.append(f"base/{number} has {len(objects)} files of objects that initdb did not make")
+            count = len(objects)
+            why.append(f"base/{number} has {count} files of objects that initdb did not make")
     return why + [f"tablespace {name}" for name in sorted(tablespaces)]
 
 
@@ -199,7 +200,8 @@ def joined(
         }
         for row in shown.get("members", [])
     }
-    modes = (bool(configured.get("synchronous_mode")), bool(configured.get("synchronous_mode_strict")))
+    synchronous = bool(configured.get("synchronous_mode"))
+    modes = synchronous, synchronous and bool(configured.get("synchronous_mode_strict"))
     names = {value: key for key, value in DURABILITY.items()}
     return {
         "leader": next((name for name, row in members.items() if row["role"] == "leader"), ""),
@@ -256,7 +258,8 @@ def candidate(status: Mapping[str, Any], wanted: str, bound: int) -> str:
         )
         rule = "a synchronous standby, " if only_sync else ""
         raise ValueError(
-            f"{wanted or 'no standby'} can not take over now: it must be {rule}running, and at most "
-            f"{bound} bytes behind ({rows or 'there is none'}). Wait, and look at patroni.status"
+            f"{wanted or 'no standby'} can not take over now: it must be {rule}running, and at "
+            f"most {bound} bytes behind ({rows or 'there is none'}); see patroni.status"
         )
-    return min(sorted(fit), key=lambda name: fit[name])
+    nearest: str = min(sorted(fit), key=lambda name: fit[name])
+    return nearest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,9 @@ SETTLED = {
     "copy": "Patroni makes a copy",
 }
 
+#: In a test run, as the configuration says where etcd is.
+UNKNOWN = "Patroni is not configured here yet, so what it would find can not be told"
+
 
 def __virtual__() -> str:
     return __virtualname__
@@ -33,6 +37,8 @@ def settled(name: str, cluster: Any, adopts: bool, config: str) -> dict[str, Any
     """
 
     def act() -> tuple[dict[str, Any], str]:
+        if __opts__["test"] and not os.path.exists(config):
+            return {name: {"old": "", "new": "Patroni's"}}, UNKNOWN
         done = __salt__["patroni_machine.settle"](cluster, adopts, config, __opts__["test"])
         changes = {row: {"old": "", "new": done["what"]} for row in done["changed"]}
         return changes, f"{SETTLED[done['what']]}: {done['why']}"
@@ -61,6 +67,8 @@ def attuned(
     """
 
     def act() -> tuple[dict[str, Any], str]:
+        if __opts__["test"] and not os.path.exists(config):
+            return {name: {"old": "", "new": durability}}, UNKNOWN
         changes = __salt__["patroni_machine.attune"](
             cluster, durability, maximum_lag, slots, adopts, config, __opts__["test"]
         )

@@ -11,7 +11,7 @@ PYTHON=/usr/bin/python3
 WANTED="debootstrap systemd-container dnsmasq-base iproute2 nftables rsync python3-venv apt-utils
         openssl git procps util-linux ca-certificates gcc libc6-dev python3-dev"
 
-TESTED="nginx postgresql-15 redis-server python3-psycopg2"
+TESTED="nginx postgresql-15 redis-server python3-psycopg2 etcd-server etcd-client patroni python3-idna"
 
 [ "${1:-}" != test ] || WANTED="$WANTED $TESTED"
 command -v dpkg-query >/dev/null ||
@@ -48,6 +48,8 @@ if [ -n "$missing" ]; then
     case "$missing " in *" nginx "*) systemctl disable --quiet nginx || true ;; esac
     case "$missing " in *" postgresql-15 "*) systemctl disable --quiet postgresql || true ;; esac
     case "$missing " in *" redis-server "*) systemctl disable --quiet redis-server || true ;; esac
+    case "$missing " in *" etcd-server "*) systemctl disable --quiet etcd || true ;; esac
+    case "$missing " in *" patroni "*) systemctl disable --quiet patroni || true ;; esac
 fi
 
 "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||

@@ -7,7 +7,6 @@ name Debian's folders, those of the test stand.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import pwd
 import shutil
@@ -22,7 +21,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from saltworks import etcd, pki
+from saltworks import pki
 
 from tests.process import postgres
 from tests.process.front_door import free_ports, wait_for
@@ -30,7 +29,10 @@ from tests.render import trees
 
 Json = dict[str, Any]
 
-PATRONI = ("saltworks_patroni", "saltworks_patroni_machine", *postgres.FILES)
+PATRONI = (
+    *("saltworks_patroni", "saltworks_patroni_machine", "saltworks_patroni_rules"),
+    *("saltworks_etcd_keys", *postgres.FILES),
+)
 
 #: Small, as three servers share a test machine's memory.
 GRAINS = {"mem_total": 512, "num_cpus": 1}
@@ -59,9 +61,9 @@ class Programs:
     """What runs, and in what folder; all of it ends with the test."""
 
     top: Path
-    running: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    running: list[subprocess.Popen[Any]] = field(default_factory=list)
 
-    def start(self, log: str, *argv: str, user: str = "") -> subprocess.Popen[bytes]:
+    def start(self, log: str, *argv: str, user: str = "") -> subprocess.Popen[Any]:
         """Start a program in a group of its own; its output goes to a file of the folder."""
         identity: Json = {}
         if user and os.geteuid() == 0:
@@ -157,7 +159,7 @@ class Etcd:
         self.port, self.peer = free_ports(2)
         self.peers = {f"dcs{n}": f"127.0.0.{100 + n}" for n in range(1, count + 1)}
         self.hosts = [f"{address}:{self.port}" for address in self.peers.values()]
-        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.processes: dict[str, subprocess.Popen[Any]] = {}
         for name, address in self.peers.items():
             pillar = {
                 "name": name, "address": address, "peers": self.peers, "token": "tests",
@@ -166,7 +168,7 @@ class Etcd:
             }  # fmt: skip
             home = programs.top / name
             home.mkdir()
-            folders = {"/etc/saltworks/etcd": home, "/var/lib/etcd/default": home / "data"}
+            folders = {"/etc/etcd": home, "/var/lib/etcd/default": home / "data"}
             put(folders, rendered(renderer, "etcd.configured", {"etcd": pillar}), "root")
         self.start()
 
@@ -189,15 +191,18 @@ class Etcd:
             process.kill()
             process.wait(10)
 
-    def store(self) -> etcd.Store:
+    def at(self) -> Json:
+        """All of its members, for the functions of ``etcd_keys``."""
         home = self.programs.top / next(iter(self.peers))
-        tls = (f"{home}/tls.crt", f"{home}/tls.key", f"{home}/tls.authority")
-        return etcd.Store(self.hosts, *tls)
+        files = {name: f"{home}/tls.{name}" for name in ("crt", "key", "authority")}
+        return {"hosts": self.hosts, **files}
 
 
 def member() -> ModuleType:
     """The loader module of etcd."""
-    return postgres.load(postgres.MODULES / "saltworks_etcd.py")
+    module = postgres.load(postgres.MODULES / "saltworks_etcd.py")
+    module.__dict__["__salt__"] = postgres.loaded(("saltworks_etcd_keys",))
+    return module
 
 
 class Machine:
@@ -241,8 +246,27 @@ class Machine:
                         **SECRETS, **more},
         }  # fmt: skip
         self.salt = postgres.loaded(PATRONI)
+        self._run = self.salt["pgcluster.run"]
+        self.salt["pgcluster.run"] = self._systemd
+        self.salt["service.status"] = lambda unit: unit == "patroni" and bool(self.process)
         self.config = str(self.folders["/etc/patroni"] / "config.yml")
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[Any] | None = None
+
+    def _systemd(self, argv: list[str], **words: Any) -> str:
+        """There is none in a test: what it is told of Patroni comes true, no more."""
+        if argv[0] != "systemctl":
+            done: str = self._run(argv, **words)
+            return done
+        assert argv == ["systemctl", "disable", "--now", "patroni"]
+        self.stop()
+        return ""
+
+    def stop(self) -> None:
+        """Patroni ends as the unit ends it."""
+        assert self.process
+        self.process.terminate()
+        self.process.wait(60)
+        self.process = None
 
     @property
     def at(self) -> Json:
@@ -406,18 +430,49 @@ def leader_of(machines: list[Machine]) -> Machine | None:
     return None
 
 
-def until_written(machines: list[Machine], text: str, seconds: float) -> tuple[Machine, float]:
-    """Write as a client would: wherever a server takes it; until it is acknowledged.
+class Writer:
+    """A client that writes wherever a server takes it, and remembers what was acknowledged."""
 
-    :returns: where that was, and the seconds it took.
-    :raises AssertionError: after the bound.
-    """
-    begun = time.monotonic()
-    while time.monotonic() - begun < seconds:
-        for machine in machines:
-            with contextlib.suppress(subprocess.SubprocessError):
-                script = f"SET statement_timeout = 2000; INSERT INTO said VALUES ('{text}');"
-                machine.sql(script)
-                return machine, time.monotonic() - begun
-        time.sleep(0.05)
-    raise AssertionError(f"nobody took a write within {seconds:g} s: {json.dumps(text)}")
+    def __init__(self) -> None:
+        self.acknowledged: list[str] = []
+        self._count = 0
+
+    def tries(self, machine: Machine, seconds: float = 1.5) -> str:
+        """One attempt; what was acknowledged, or ``''``.
+
+        The client gives up by itself: a server that waits for a standby ignores statement_timeout.
+        """
+        self._count += 1
+        text = f"row {self._count}"
+        at = machine.at
+        argv = (f"{at['bindir']}/psql", "-X", "-q", "-h", at["socket"], "-p", str(at["port"]),
+                "-d", "postgres", "-v", "ON_ERROR_STOP=1", "-c",
+                f"INSERT INTO said VALUES ('{text}')")  # fmt: skip
+        process = machine.programs.start("client", *argv, user=machine.user)
+        try:
+            if process.wait(seconds):
+                return ""
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(10)
+            return ""
+        self.acknowledged.append(text)
+        return text
+
+    def until(self, machines: list[Machine], seconds: float) -> tuple[Machine, float]:
+        """Until one is acknowledged: by whom, and after how many seconds.
+
+        :raises AssertionError: after the bound.
+        """
+        begun = time.monotonic()
+        while time.monotonic() - begun < seconds:
+            for machine in machines:
+                if self.tries(machine):
+                    return machine, time.monotonic() - begun
+            time.sleep(0.05)
+        raise AssertionError(f"nobody took a write within {seconds:g} s")
+
+    def lost(self, machine: Machine) -> list[str]:
+        """What was acknowledged and is not there."""
+        there = set(machine.sql("SELECT what FROM said;").splitlines())
+        return [text for text in self.acknowledged if text not in there]

@@ -57,6 +57,7 @@ MIRROR = [
     "sqlite3",
     "redis-server",
     "patroni",
+    "python3-idna",
     "etcd-server",
     "etcd-client",
     "pgbackrest",

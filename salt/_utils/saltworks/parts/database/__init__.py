@@ -145,6 +145,8 @@ def machine(cmap: Map, placement: Placement, minion: str, secret: Secrets) -> di
             "authority": secret("pki_authority"),
         },
         "replication": replication(secret),
+        # Patroni's name for it, so that it need not restart for that.
+        "scope": cmap["name"],
         "upstream": {},
         "provides": {"owner": user, "password": secret("database_password")}
         if is_sqlite(cmap) and placement.database != minion

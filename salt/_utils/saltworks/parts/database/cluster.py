@@ -121,6 +121,7 @@ def machine(cmap: Map, placement: Placement, minion: str, secret: Secrets) -> di
             "port": PORT,
             "certificate": certificate,
             "replication": replication(secret),
+            "scope": cmap["name"],
             "database": name,
         },
         "patroni": {
