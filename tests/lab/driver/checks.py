@@ -62,16 +62,19 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PATH": f"{BIN}:{os.environ.get('PATH', '')}"}
 
 
-def pytest_command(lab: Lab, only: str | None, chosen: Sequence[str]) -> list[str]:
+def pytest_command(
+    lab: Lab, only: str | None, chosen: Sequence[str], more: str = ""
+) -> list[str]:
     """A pytest run, in the lab's namespace.
 
     Args:
         lab: whose namespace.
         only: ``soak`` or ``bench`` for those alone; None for everything else.
         chosen: paths or options instead of all suites.
+        more: a further condition on the tests' marks.
     """
     suites = [name for name in SUITES if (PROJECT / name).is_dir()]
-    marks = only or "not soak and not bench"
+    marks = only or f"not soak and not bench{more}"
     command = [*lab.network.inside(), sys.executable, "-m", "pytest"]
     command += ["-p", "tests.lab.driver.pytest_plugin", "-m", marks]
     if only:
@@ -88,7 +91,7 @@ def test(lab: Lab, prepare: Callable[[], None], only: str | None, chosen: list[s
 
     Of all of them, those that need no machine run beside the others and are shown at the end. They
     get what CPU is left over, which may be none for seconds: what has failed then is judged by a
-    run of its own, and both are shown.
+    run of its own, and both are shown. What is about seconds (``alone``) waits for the end.
 
     Args:
         lab: the lab that the tests use.
@@ -105,7 +108,8 @@ def test(lab: Lab, prepare: Callable[[], None], only: str | None, chosen: list[s
         return _run(pytest_command(lab, only, chosen), env)
     cache = lab.settings.logs / "beside"
     shutil.rmtree(cache, ignore_errors=True)
-    without = [*pytest_command(lab, None, BESIDE), "-o", f"cache_dir={cache}"]
+    kept = ["-o", f"cache_dir={cache}"]
+    without = [*pytest_command(lab, None, BESIDE, " and not alone"), *kept]
     stages = [*lab.network.inside(), sys.executable, "-m", "tests.lab.stage"]
     with (
         # What tests of machines begin with; a test that needs it waits, or makes it itself.
@@ -121,9 +125,11 @@ def test(lab: Lab, prepare: Callable[[], None], only: str | None, chosen: list[s
         print("what has failed with the CPU left over runs once more, by itself:", flush=True)
         rest = _run([*without, "--last-failed"], env)
         print(f"failed beside the machines: {', '.join(failed)}; see both runs", flush=True)
-    print(f"tests of machines: {'ok' if machines == 0 else 'FAILED, see above'}", flush=True)
+    alone = _run(pytest_command(lab, None, BESIDE, " and alone"), env)
+    for name, code in (("machines", machines), ("seconds", alone)):
+        print(f"tests of {name}: {'ok' if code == 0 else 'FAILED, see above'}", flush=True)
     # One that a signal has ended has a negative code.
-    return 0 if machines == rest == 0 else 1
+    return 0 if machines == rest == alone == 0 else 1
 
 
 def _failed(cache: Path) -> list[str]:
