@@ -1,5 +1,5 @@
-# Patroni no longer has this machine's server. A leader's goes on under Debian's unit; a standby's
-# stops, and its data folder is for a person to delete.
+# Patroni no longer has this machine's server. The last member's goes on under Debian's unit; a
+# standby's stops, and its data folder is for a person to delete.
 {%- from 'patroni/map.jinja' import patroni, config, config_dir, drop_in with context %}
 
 patroni-retired:
@@ -11,6 +11,7 @@ patroni-retired:
 patroni-absent-files:
   file.absent:
     - names:
+        - {{ config }}
         - {{ config_dir }}/tls.crt
         - {{ config_dir }}/tls.key
         - {{ config_dir }}/tls.authority

@@ -195,39 +195,41 @@ def roles(
 def retire(cluster: Cluster, config: str = CONFIG, test: bool = False) -> list[str]:
     """Patroni no longer has this machine's server; its data stays.
 
-    A leader's is given back to Debian's unit, and restarted once by it; the cluster is paused then,
-    and its standbys have to be retired too. A standby's stops, and does not start again.
+    The last member's is given back to Debian's unit, which restarts it once, and etcd knows no such
+    cluster any more. A standby's stops, and does not start again.
 
     :param cluster: see ``pgcluster.locate``.
     :param config: Patroni's own configuration file; without it there is nothing to do.
     :param test: only say what would be done.
     :returns: what was changed.
-    :raises CommandExecutionError: when this is the leader, and others still follow it.
+    :raises CommandExecutionError: when this is the leader, and others still follow it; when it can
+        not be told who leads. Nothing was changed.
     """
     if not os.path.exists(config):
         return []
     at = __salt__["pgcluster.locate"](cluster)
-    own = __salt__["patroni.read_config"](config)
-    if not __salt__["service.status"]("patroni"):
-        leads = False
-    else:
-        leads = __salt__["patroni.is_leader"](config)
-    if leads:
-        others = sorted(set(__salt__["patroni.status"](config)["members"]) - {own["name"]})
-        if others:
-            raise CommandExecutionError(
-                f"{own['name']} leads, and {', '.join(others)} follow: retire these first, or call "
-                "patroni.switchover"
-            )
-    changed = [config, at["data"]]
+    name = __salt__["patroni.read_config"](config)["name"]
+    runs = bool(__salt__["service.status"]("patroni"))
+    with _told(config) as (store, prefix):
+        members = [key.rpartition("/")[2] for key in store.below(f"{prefix}members/")]
+        leader = store.read(f"{prefix}leader").text
+    leads = patroni.leads(name, leader, runs, os.path.exists(f"{at['data']}/standby.signal"))
+    others = sorted({*members} - {name})
+    if leads and others:
+        raise CommandExecutionError(
+            f"{name} leads, and {', '.join(others)} follow: retire these first, or call "
+            "patroni.switchover"
+        )
+    changed = ["patroni.service", at["data"]]
     if test:
         return changed
-    if leads:
+    if leads and runs:
         # Paused, Patroni ends without stopping PostgreSQL.
         __salt__["patroni.pause"](config=config)
     _systemctl("disable", "--now", "patroni")
-    leave(config)
-    os.unlink(config)
+    if leads:
+        with _told(config) as (store, prefix):
+            store.remove(prefix)
     give_back(at, leads)
     return changed
 
@@ -258,21 +260,8 @@ def give_back(at: Mapping[str, Any], starts: bool) -> None:
             _systemctl("enable", "postgresql")
 
 
-def leave(config: str = CONFIG) -> int:
-    """This member's key in etcd is removed.
-
-    :returns: how many keys there were.
-    """
-    name = __salt__["patroni.read_config"](config)["name"]
-    with _told(config) as (store, prefix):
-        return sum(
-            store.remove(key) for key in store.below(f"{prefix}members/{name}")
-            if key == f"{prefix}members/{name}"
-        )
-
-
 def forget(config: str = CONFIG, test: bool = False) -> list[str]:
-    """All keys of the cluster are removed from etcd: Patroni has no such cluster any more.
+    """All keys of a cluster are removed from etcd that no member has any more.
 
     :param config: Patroni's own configuration file.
     :param test: only say what would be done.

@@ -164,6 +164,18 @@ def settle(
     return "attach", "the cluster is made of it"
 
 
+def leads(name: str, leader: str, runs: bool, following: bool) -> bool:
+    """Whether the server of a member is the one that serves.
+
+    :param name: the member's.
+    :param leader: who has the key in etcd; ``''``: nobody.
+    :param runs: whether its Patroni does. Where it was stopped already, as by a run that died, the
+        key has run out, and it led unless its server is a standby.
+    :param following: whether it is.
+    """
+    return leader == name or not leader and not runs and not following
+
+
 def joined(
     shown: Mapping[str, Any], here: Mapping[str, Any], configured: Mapping[str, Any]
 ) -> dict[str, Any]:
