@@ -26,6 +26,9 @@ CONFIG = "/etc/patroni/config.yml"
 #: What pg_ctlcluster and systemd's generator read in start.conf: they start it no more.
 STARTS_NOT = "# Managed by Salt (formula patroni): Patroni starts and stops it.\ndisabled\n"
 
+#: As formula postgres has it.
+STARTS = "# Managed by Salt (formula postgres).\nauto\n"
+
 #: Debian's unit lets go of the server without stopping it, and of all that it may start later.
 LETS_GO = (
     "# Managed by Salt (formula patroni): Patroni starts and stops the server.\n"
@@ -154,9 +157,11 @@ def roles(
     reads_by: str = "",
     test: bool = False,
 ) -> list[str]:
-    """Roles by which members copy and rewind each other; nothing to do on a standby.
+    """Roles by which members copy and rewind each other.
 
-    :param cluster: see ``pgcluster.locate``; it runs.
+    Nothing is to do on a standby, nor where no server runs: Patroni has it then, and starts it.
+
+    :param cluster: see ``pgcluster.locate``.
     :param given: role → ``password`` and ``replication``, see ``pgadmit.give``.
     :param rewinds: the role that reads the files of a data folder.
     :param reads_by: a role that sees everybody's statistics, as reads on standbys need it.
@@ -165,7 +170,8 @@ def roles(
     """
     at = __salt__["pgcluster.locate"](cluster)
     sql = __salt__["pgserver.sql"]
-    if sql(at, "SELECT to_json(pg_is_in_recovery());")[0]:
+    stands = __salt__["pgcluster.condition"](at["data"])
+    if stands == "gone" or sql(at, "SELECT to_json(pg_is_in_recovery());")[0]:
         return []
     # The lines of pg_hba.conf that it misses are others'.
     missing = __salt__["pgadmit.missing"](at, given, [])
@@ -254,7 +260,7 @@ def give_back(at: Mapping[str, Any], starts: bool) -> None:
             os.unlink(_drop_in(at))
         _systemctl("daemon-reload")
     if starts:
-        __salt__["pgserver.write"](at, f"{at['config']}/start.conf", "auto\n")
+        __salt__["pgserver.write"](at, f"{at['config']}/start.conf", STARTS)
         __salt__["pgserver.start"](at, 60)
         if "unit" in at:
             _systemctl("enable", "postgresql")
