@@ -161,7 +161,8 @@ class Etcd:
             pillar = {
                 "name": name, "address": address, "peers": self.peers, "token": "tests",
                 "client_port": self.port, "peer_port": self.peer,
-                "certificate": authority.issue(name, address),
+                # Members look where each other comes from, which is here for all of them:
+                "certificate": authority.issue(name, address, "127.0.0.1"),
             }  # fmt: skip
             home = programs.top / name
             home.mkdir()

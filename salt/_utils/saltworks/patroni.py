@@ -11,9 +11,10 @@ from typing import Any
 #: After a killed leader its key lives on for ``ttl`` at most; then a standby finds that the leader
 #: does not answer (2 s, Patroni's own), and is promoted (about 1 s): 16 s with etcd's own second.
 #: Patroni 3.0 takes any ttl; its rule is loop_wait + 2 * retry_timeout <= ttl: a leader that loses
-#: etcd must have demoted itself before another one may have its key. An etcd that elects takes up
-#: to 3 s (formula etcd), which fits in retry_timeout.
-TIMERS = {"ttl": 12, "loop_wait": 2, "retry_timeout": 5}
+#: etcd must have demoted itself before another one may have its key. It notices after loop_wait,
+#: tries for retry_timeout, and asks the members twice for 2 s (failsafe_mode): 10 s. An etcd that
+#: elects takes up to 3 s (formula etcd), which fits in retry_timeout.
+TIMERS = {"ttl": 12, "loop_wait": 2, "retry_timeout": 4}
 
 #: A crashed PostgreSQL of a living machine is started again for that long, then a standby takes
 #: over, seconds.
@@ -32,6 +33,10 @@ CARRIED = (
 #: For reads on standbys: they tell the primary what they still read, and replay waits for a read
 #: that is in its way half a second at most.
 READING = {"hot_standby_feedback": "on", "max_standby_streaming_delay": "500ms"}
+
+#: A standby that was away for some minutes finds what it missed, though Patroni drops the slot of a
+#: member whose key is gone.
+KEEPING = {"wal_keep_size": "1GB"}
 
 #: Objects of users have numbers from here (PostgreSQL: FirstNormalObjectId).
 FIRST_USER_OID = 16384
@@ -66,7 +71,9 @@ def dynamic(
         "postgresql": {
             "use_slots": True,
             "use_pg_rewind": True,
-            "parameters": {**{key: carried[key] for key in CARRIED if key in carried}, **READING},
+            "parameters": {
+                **{key: carried[key] for key in CARRIED if key in carried}, **READING, **KEEPING
+            },
         },
     }
 
