@@ -189,6 +189,11 @@ class Etcd:
             process.kill()
             process.wait(10)
 
+    def freeze(self, frozen: bool = True) -> None:
+        """All members keep their connections, and answer nothing; or go on."""
+        for process in self.processes.values():
+            process.send_signal(signal.SIGSTOP if frozen else signal.SIGCONT)
+
     def store(self) -> etcd.Store:
         home = self.programs.top / next(iter(self.peers))
         tls = (f"{home}/tls.crt", f"{home}/tls.key", f"{home}/tls.authority")
@@ -253,7 +258,8 @@ class Machine:
             done: str = self._run(argv, **words)
             return done
         assert argv == ["systemctl", "disable", "--now", "patroni"]
-        self.stop()
+        if self.process:
+            self.stop()
         return ""
 
     def stop(self) -> None:

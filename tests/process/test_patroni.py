@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from salt.exceptions import CommandExecutionError
+from saltworks import patroni
 
 from tests.process.front_door import wait_for
 from tests.process.patroni_house import (
@@ -291,6 +292,22 @@ def test_without_etcd_the_leader_goes_on_while_it_reaches_all(cluster: Cluster) 
             standby.start()
     cluster.roles()
     cluster.client.until(cluster.machines, 10)
+
+
+def test_a_leader_that_reaches_nobody_steps_down_before_its_key_is_gone(cluster: Cluster) -> None:
+    leader, standby = cluster.roles()
+    # As a cut link does it: nobody refuses, nobody answers.
+    cluster.etcd.freeze()
+    standby.freeze()
+    begun = time.monotonic()
+    try:
+        wait_for("read-only", lambda: not leader.takes_writes(), patroni.TIMERS["ttl"])
+        print(f"cut off: read-only after {time.monotonic() - begun:.1f} s")
+    finally:
+        cluster.etcd.freeze(False)
+        standby.freeze(False)
+    cluster.roles()
+    cluster.client.until(cluster.machines, 20)
 
 
 def test_a_standby_is_copied_anew_where_it_is_asked_for(cluster: Cluster) -> None:

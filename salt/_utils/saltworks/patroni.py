@@ -180,7 +180,7 @@ def leads(name: str, leader: str, runs: bool, following: bool) -> bool:
         key has run out, and it led unless its server is a standby.
     :param following: whether it is.
     """
-    return leader == name or not leader and not runs and not following
+    return leader == name or (not leader and not runs and not following)
 
 
 def joined(
