@@ -25,6 +25,9 @@ CONFIG = "/etc/patroni/config.yml"
 #: What pg_ctlcluster and systemd's generator read in start.conf: they start it no more.
 STARTS_NOT = "# Managed by Salt (formula patroni): Patroni starts and stops it.\ndisabled\n"
 
+#: As formula postgres has it.
+STARTS = "# Managed by Salt (formula postgres).\nauto\n"
+
 #: Debian's unit lets go of the server without stopping it, and of all that it may start later.
 LETS_GO = (
     "# Managed by Salt (formula patroni): Patroni starts and stops the server.\n"
@@ -152,9 +155,11 @@ def roles(
     reads_by: str = "",
     test: bool = False,
 ) -> list[str]:
-    """Roles by which members copy and rewind each other; nothing to do on a standby.
+    """Roles by which members copy and rewind each other.
 
-    :param cluster: see ``pgcluster.locate``; it runs.
+    Nothing is to do on a standby, nor where no server runs: Patroni has it then, and starts it.
+
+    :param cluster: see ``pgcluster.locate``.
     :param given: role → ``password`` and ``replication``, see ``pgadmit.give``.
     :param rewinds: the role that reads the files of a data folder.
     :param reads_by: a role that sees everybody's statistics, as reads on standbys need it.
@@ -163,7 +168,8 @@ def roles(
     """
     at = __salt__["pgcluster.locate"](cluster)
     sql = __salt__["pgserver.sql"]
-    if sql(at, "SELECT to_json(pg_is_in_recovery());")[0]:
+    stands = __salt__["pgcluster.condition"](at["data"])
+    if stands == "gone" or sql(at, "SELECT to_json(pg_is_in_recovery());")[0]:
         return []
     # The lines of pg_hba.conf that it misses are others'.
     missing = __salt__["pgadmit.missing"](at, given, [])
@@ -193,39 +199,42 @@ def roles(
 def retire(cluster: Cluster, config: str = CONFIG, test: bool = False) -> list[str]:
     """Patroni no longer has this machine's server; its data stays.
 
-    A leader's is given back to Debian's unit, and restarted once by it; the cluster is paused then,
-    and its standbys have to be retired too. A standby's stops, and does not start again.
+    The last member's is given back to Debian's unit, which restarts it once, and etcd knows no such
+    cluster any more. A standby's stops, and does not start again.
 
     :param cluster: see ``pgcluster.locate``.
     :param config: Patroni's own configuration file; without it there is nothing to do.
     :param test: only say what would be done.
     :returns: what was changed.
-    :raises CommandExecutionError: when this is the leader, and others still follow it.
+    :raises CommandExecutionError: when this is the leader, and others still follow it; when it can
+        not be told who leads. Nothing was changed.
     """
     if not os.path.exists(config):
         return []
     at = __salt__["pgcluster.locate"](cluster)
-    own = __salt__["patroni.read_config"](config)
-    if not __salt__["service.status"]("patroni"):
-        leads = False
-    else:
-        leads = __salt__["patroni.is_leader"](config)
-    if leads:
-        others = sorted(set(__salt__["patroni.status"](config)["members"]) - {own["name"]})
-        if others:
-            raise CommandExecutionError(
-                f"{own['name']} leads, and {', '.join(others)} follow: retire these first, or call "
-                "patroni.switchover"
-            )
-    changed = [config, at["data"]]
+    name = __salt__["patroni.read_config"](config)["name"]
+    runs = bool(__salt__["service.status"]("patroni"))
+    keys, prefix = _keys(config)
+    below = __salt__["etcd_keys.below"](keys, f"{prefix}members/")
+    members = [key.rpartition("/")[2] for key in below]
+    leader = __salt__["etcd_keys.read"](keys, f"{prefix}leader")["text"]
+    following = os.path.exists(f"{at['data']}/standby.signal")
+    leads = __salt__["patroni_rules.leads"](name, leader, runs, following)
+    others = sorted({*members} - {name})
+    if leads and others:
+        raise CommandExecutionError(
+            f"{name} leads, and {', '.join(others)} follow: retire these first, or call "
+            "patroni.switchover"
+        )
+    changed = ["patroni.service", at["data"]]
     if test:
         return changed
-    if leads:
+    if leads and runs:
         # Paused, Patroni ends without stopping PostgreSQL.
         __salt__["patroni.pause"](config=config)
     _systemctl("disable", "--now", "patroni")
-    leave(config)
-    os.unlink(config)
+    if leads:
+        __salt__["etcd_keys.remove"](keys, prefix)
     give_back(at, leads)
     return changed
 
@@ -250,26 +259,14 @@ def give_back(at: Mapping[str, Any], starts: bool) -> None:
             os.unlink(_drop_in(at))
         _systemctl("daemon-reload")
     if starts:
-        __salt__["pgserver.write"](at, f"{at['config']}/start.conf", "auto\n")
+        __salt__["pgserver.write"](at, f"{at['config']}/start.conf", STARTS)
         __salt__["pgserver.start"](at, 60)
         if "unit" in at:
             _systemctl("enable", "postgresql")
 
 
-def leave(config: str = CONFIG) -> int:
-    """This member's key in etcd is removed.
-
-    :returns: how many keys there were.
-    """
-    name = __salt__["patroni.read_config"](config)["name"]
-    at, prefix = _keys(config)
-    own = f"{prefix}members/{name}"
-    there = own in __salt__["etcd_keys.below"](at, own)
-    return int(__salt__["etcd_keys.remove"](at, own)) if there else 0
-
-
 def forget(config: str = CONFIG, test: bool = False) -> list[str]:
-    """All keys of the cluster are removed from etcd: Patroni has no such cluster any more.
+    """All keys of a cluster are removed from etcd that no member has any more.
 
     :param config: Patroni's own configuration file.
     :param test: only say what would be done.

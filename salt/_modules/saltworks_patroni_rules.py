@@ -13,9 +13,10 @@ __virtualname__ = "patroni_rules"
 #: After a killed leader its key lives on for ``ttl`` at most; then a standby finds that the leader
 #: does not answer (2 s, Patroni's own), and is promoted (about 1 s): 16 s with etcd's own second.
 #: Patroni 3.0 takes any ttl; its rule is loop_wait + 2 * retry_timeout <= ttl: a leader that loses
-#: etcd must have demoted itself before another one may have its key. An etcd that elects takes up
-#: to 3 s (formula etcd), which fits in retry_timeout.
-TIMERS = {"ttl": 12, "loop_wait": 2, "retry_timeout": 5}
+#: etcd must have demoted itself before another one may have its key. It notices after loop_wait,
+#: tries for retry_timeout, and asks the members twice for 2 s (failsafe_mode): 10 s. An etcd that
+#: elects takes up to 3 s (formula etcd), which fits in retry_timeout.
+TIMERS = {"ttl": 12, "loop_wait": 2, "retry_timeout": 4}
 
 #: A crashed PostgreSQL of a living machine is started again for that long, then a standby takes
 #: over, seconds.
@@ -34,6 +35,10 @@ CARRIED = (
 #: For reads on standbys: they tell the primary what they still read, and replay waits for a read
 #: that is in its way half a second at most.
 READING = {"hot_standby_feedback": "on", "max_standby_streaming_delay": "500ms"}
+
+#: A standby that was away for some minutes finds what it missed, though Patroni drops the slot of a
+#: member whose key is gone.
+KEEPING = {"wal_keep_size": "1GB"}
 
 #: Objects of users have numbers from here (PostgreSQL: FirstNormalObjectId).
 FIRST_USER_OID = 16384
@@ -77,7 +82,9 @@ def dynamic(
         "postgresql": {
             "use_slots": True,
             "use_pg_rewind": True,
-            "parameters": {**{key: carried[key] for key in CARRIED if key in carried}, **READING},
+            "parameters": {
+                **{key: carried[key] for key in CARRIED if key in carried}, **READING, **KEEPING
+            },
         },
     }
 
@@ -173,6 +180,18 @@ def settle(
             "first, or make the cluster of the other one"
         )
     return "attach", "the cluster is made of it"
+
+
+def leads(name: str, leader: str, runs: bool, following: bool) -> bool:
+    """Whether the server of a member is the one that serves.
+
+    :param name: the member's.
+    :param leader: who has the key in etcd; ``''``: nobody.
+    :param runs: whether its Patroni does. Where it was stopped already, as by a run that died, the
+        key has run out, and it led unless its server is a standby.
+    :param following: whether it is.
+    """
+    return leader == name or (not leader and not runs and not following)
 
 
 def joined(

@@ -164,7 +164,8 @@ class Etcd:
             pillar = {
                 "name": name, "address": address, "peers": self.peers, "token": "tests",
                 "client_port": self.port, "peer_port": self.peer,
-                "certificate": authority.issue(name, address),
+                # Members look where each other comes from, which is here for all of them:
+                "certificate": authority.issue(name, address, "127.0.0.1"),
             }  # fmt: skip
             home = programs.top / name
             home.mkdir()
@@ -190,6 +191,11 @@ class Etcd:
             process = self.processes.pop(name)
             process.kill()
             process.wait(10)
+
+    def freeze(self, frozen: bool = True) -> None:
+        """All members keep their connections, and answer nothing; or go on."""
+        for process in self.processes.values():
+            process.send_signal(signal.SIGSTOP if frozen else signal.SIGCONT)
 
     def at(self) -> Json:
         """All of its members, for the functions of ``etcd_keys``."""
@@ -258,7 +264,8 @@ class Machine:
             done: str = self._run(argv, **words)
             return done
         assert argv == ["systemctl", "disable", "--now", "patroni"]
-        self.stop()
+        if self.process:
+            self.stop()
         return ""
 
     def stop(self) -> None:

@@ -18,6 +18,8 @@ from tests.render.conftest import renderer
 
 __all__ = ["renderer"]
 
+pytestmark = pytest.mark.alone
+
 #: A new leader has to be there before Patroni gives up, see formulas/etcd/defaults.yaml.
 ELECTED_SECONDS = 5
 

@@ -102,6 +102,23 @@ def test_what_becomes_of_a_data_folder(
     assert why
 
 
+@pytest.mark.parametrize(
+    ("leader", "runs", "following", "leads"),
+    [
+        ("a", True, False, True),
+        ("a", False, False, True),
+        ("b", True, True, False),
+        # It died, and another one leads: it must not serve.
+        ("b", False, False, False),
+        ("", False, False, True),
+        ("", False, True, False),
+        ("", True, False, False),
+    ],
+)
+def test_whose_server_serves(leader: str, runs: bool, following: bool, leads: bool) -> None:
+    assert patroni.leads("a", leader, runs, following) is leads
+
+
 def shown(**lags: int | str) -> dict[str, Any]:
     rows = [{"name": "a", "role": "leader", "state": "running", "timeline": 3}]
     rows += [
