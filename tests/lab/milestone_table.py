@@ -17,7 +17,7 @@ from tests.lab.driver import Lab
 
 Json = dict[str, Any]
 
-WIDTH = 110
+WIDTH = 112
 
 
 def summary(report: Json) -> str:

@@ -229,7 +229,7 @@ STEPS: list[Step] = [
     Step("M2: Synapse and nginx on their own", achieve_m2, 900),
     Step("M3: database, media, auth on their own", achieve_m3, 900),
     Step("M4.workers: Redis, main ready for workers", achieve_m4_workers, 600),
-    Step("workers join and leave", show_workers, 900),
     Step("M4.database: a primary and a standby", achieve_m4_database, 900),
+    Step("workers join and leave", show_workers, 900),
 ]
 """All of `make lab`."""

@@ -50,21 +50,24 @@ def test_what_measures_keeps_its_table_where_the_readme_says(path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("beside", "alone", "machines", "code"),
+    ("beside", "again", "machines", "seconds", "code"),
     [
-        *[(0, None, 0, 0), (1, 0, 0, 0), (1, 1, 0, 1), (1, 5, 0, 1), (2, None, 0, 1)],
-        *[(1, 0, 1, 1), (0, None, 1, 1), (0, None, -9, 1), (-9, None, 0, 1)],
+        *[(0, None, 0, 0, 0), (1, 0, 0, 0, 0), (1, 1, 0, 0, 1), (1, 5, 0, 0, 1)],
+        *[(2, None, 0, 0, 1), (1, 0, 1, 0, 1), (0, None, 1, 0, 1), (0, None, -9, 0, 1)],
+        *[(-9, None, 0, 0, 1), (0, None, 0, 1, 1), (1, 0, 0, 1, 1)],
     ],
 )
 def test_what_failed_beside_the_machines_is_judged_by_a_run_of_its_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: int, alone: int | None,
-    machines: int, code: int,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beside: int, again: int | None,
+    machines: int, seconds: int, code: int,
 ) -> None:  # fmt: skip
     ran: list[list[str]] = []
 
     def run(command: list[str], _: Any) -> int:
         ran.append(command)
-        return machines if len(ran) == 1 else int(alone or 0)
+        if "and alone" in str(command):
+            return seconds
+        return machines if len(ran) == 1 else int(again or 0)
 
     @contextlib.contextmanager
     def others(*_: Any) -> Iterator[Any]:
@@ -83,9 +86,11 @@ def test_what_failed_beside_the_machines_is_judged_by_a_run_of_its_own(
     monkeypatch.setattr(checks, "_run", run)
     monkeypatch.setattr(checks, "beside", others)
     assert checks.test(lab, lambda: None, None, []) == code
-    assert len(ran) == (1 if alone is None else 2)
+    assert len(ran) == (2 if again is None else 3)
     assert ("tests/lab" in ran[0], "tests/unit" in ran[0]) == (True, False)
-    if alone is not None:
+    # What is about seconds runs once, with nothing beside it.
+    assert ["and alone" in str(command) for command in ran] == [False] * (len(ran) - 1) + [True]
+    if again is not None:
         assert "--last-failed" in ran[1]
         assert ("tests/lab" in ran[1], "tests/unit" in ran[1]) == (False, True)
 

@@ -64,7 +64,10 @@ def test_debians_umbrella_stays_where_another_cluster_runs(tmp_path: Path) -> No
 
 def test_what_is_refused_is_not_let_go(tmp_path: Path) -> None:
     unit = Unit(tmp_path)
-    unit.module.__salt__["pgcluster.locate"] = lambda cluster: unit.at
+    rules = load("_modules", "saltworks_patroni_rules")
+    unit.module.__salt__.update({
+        "pgcluster.locate": lambda cluster: unit.at, "patroni_rules.settle": rules.settle,
+    })
     facts = {"initialized": "1", "own": "2", "following": False, "filled": ["base/16385"]}
     vars(unit.module)["found"] = lambda at, config: facts
     with pytest.raises(CommandExecutionError, match="base/16385"):
