@@ -32,6 +32,9 @@ __opts__: dict[str, Any]
 #: question, in seconds.
 QUORUM_SECONDS, LEAD_SECONDS, ASK_SECONDS = 60, 60, 15
 
+#: After so many seconds a machine of the cluster is not waited for, when others have answered.
+ANSWER_SECONDS = 5
+
 #: A state run that changes little.
 APPLY_SECONDS = 300
 
@@ -49,7 +52,7 @@ def status() -> dict[str, Any]:
     :returns: what ``patroni.status`` says on the primary, or on ``asked`` where that does not
         answer: ``leader``, ``members`` (name to ``role``, ``state``, ``timeline``, ``lag`` in
         bytes, ``lag_seconds``), ``sync``, ``durability``, ``here`` (slots and senders); and
-        ``etcd`` (machine to its state).
+        ``etcd`` (machine to ``leads``, ``follows``, or what is wrong).
     :raises MachineError: no machine of the cluster answers.
 
     CLI Example:
@@ -60,15 +63,10 @@ def status() -> dict[str, Any]:
     """
     house, machines = Tree.of(__opts__), Machines(__opts__)
     cmap = movement.map_of(house)
-    placement = _clustered(house, cmap)
-    asked, found = _status(machines, placement)
-    if (first := cluster.leader(found)) not in ("", asked):
-        # It knows how far the others are.
-        answer, problems = machines.attempt(first, "patroni.status", bound=ASK_SECONDS)
-        asked, found = (asked, found) if problems else (first, answer)
+    asked, found = _status(machines, _clustered(house, cmap))
     names = cluster.watchers(cmap)
     etcd = machines.calls(names, "etcd_member.status", bound=2 * ASK_SECONDS)
-    rows = {name: _or_error(row) for name, row in etcd.items()}
+    rows = {name: cluster.watcher(name, _or_error(row)) for name, row in etcd.items()}
     return {**found, "asked": asked, "etcd": rows}
 
 
@@ -306,18 +304,20 @@ def _clustered(house: Tree, cmap: clustermap.Map) -> Placement:
 
 
 def _status(machines: Machines, placement: Placement) -> tuple[str, dict[str, Any]]:
-    """What the cluster says of itself, and the first machine that could say it.
+    """What the cluster says of itself, and who said it: the primary, else another machine.
 
-    :raises MachineError: none could.
+    :raises MachineError: nobody could.
     """
-    wrong = []
-    for name in cluster.running(placement):
-        answer, problems = machines.attempt(name, "patroni.status", bound=ASK_SECONDS)
-        if not problems and "error" not in answer:
-            return name, answer
-        wrong += [problem.what for problem in problems] or [f"{name}: {answer['error']}"]
-    what = "no machine of the database's cluster can say how it is"
-    raise MachineError(f"{what}: {'; '.join(wrong)}")
+    answers = machines.calls(
+        cluster.running(placement), "patroni.status", timeout=ANSWER_SECONDS, bound=ASK_SECONDS
+    )
+    rows = {name: row for name, row in answers.items() if not isinstance(row, MachineError)}
+    if not rows:
+        wrong = "; ".join(map(str, answers.values()))
+        raise MachineError(f"no machine of the database's cluster can say how it is: {wrong}")
+    # The primary knows how far the others are.
+    name = next((name for name, row in rows.items() if cluster.leader(row) == name), min(rows))
+    return name, rows[name]
 
 
 def _switched(machines: Machines, placement: Placement, to: str) -> dict[str, Any]:

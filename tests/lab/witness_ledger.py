@@ -11,7 +11,7 @@ No network here: threads call the `Ledger`, and `Ledger.report` judges. The word
   counts. Two things are counted apart: a kept connection closed while idle (`stale_connections`,
   ordinary in HTTP) and a 429 (`rate_limited`, an ordinary answer of a Matrix server, obeyed). The
   verdict allows none of either: each costs a user time, and a POST is not repeated;
-- silence: the longest time between two acknowledged messages;
+- silence: a second and more between two acknowledged messages; its ends are Unix times;
 - wait: from the first attempt of a request to its answer. For a long poll, how much later than
   asked for its answer came; after a cut long poll, from the cut to the next answer.
 """
@@ -32,6 +32,7 @@ Json = dict[str, Any]
 KEPT_FAILURES = 50
 KEPT_WAITS = 5
 KEPT_EXAMPLES = 20
+SILENCE_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -234,7 +235,7 @@ class Ledger:
                 "finished": utc(time.time()),
                 "unacknowledged": len(self._unacked),
                 "worst_delivery_seconds": round(self._slowest_delivery, 3),
-                "longest_silence": _silence([at for _, at in self._acked.values()]),
+                "silences": _silences([at for _, at in self._acked.values()]),
                 "shown_again": self._seen_again,
                 "to_device": {
                     "acknowledged": len(self._device_acked),
@@ -272,12 +273,13 @@ class Ledger:
             }
 
 
-def _silence(acknowledged: list[float]) -> Json:
-    """The longest time in which no message was acknowledged between two that were."""
-    times = sorted(acknowledged)
-    gaps = [(after - before, before) for before, after in itertools.pairwise(times)]
-    seconds, since = max(gaps, default=(0.0, 0.0))
-    return {"seconds": round(seconds, 3), "from": utc(since)}
+def _silences(acknowledged: list[float]) -> list[Json]:
+    """Times of a second and more in which no message was acknowledged between two that were."""
+    return [
+        {"since": before, "until": after, "seconds": round(after - before, 3)}
+        for before, after in itertools.pairwise(sorted(acknowledged))
+        if after - before >= SILENCE_SECONDS
+    ]
 
 
 def _worst(waits: list[Wait]) -> list[Wait]:

@@ -175,7 +175,8 @@ def test_status_asks_the_next_when_one_is_away(tmp_path: Path) -> None:
     assert (found["asked"], found["leader"]) == ("database-2", "database")
     house.silent, house.leader = {"dcs-2"}, "database-2"
     assert house.module.status()["asked"] == "database-2", "the primary knows more"
-    assert "did not answer" in found["etcd"]["dcs-2"]["error"]
+    assert "did not answer" in found["etcd"]["dcs-2"]
+    assert (found["etcd"]["dcs-1"], found["etcd"]["dcs-3"]) == ("leads", "follows")
     house.silent = {"database", "database-2"}
     assert "can say how it is" in house.module.status()["data"]
 

@@ -226,6 +226,14 @@ def test_the_verdict(change: dict[str, Any], failed: str) -> None:
     assert [row.check for row in checks if not row.ok] == ([failed] if failed else [])
 
 
+def test_a_watcher_is_shown_in_a_word() -> None:
+    rows: list[dict[str, Any]] = [
+        {"healthy": True, "leader": "a"}, {"healthy": True, "leader": "b"}, {"healthy": False},
+    ]  # fmt: skip
+    assert [cluster.watcher("a", row) for row in rows] == ["leads", "follows", "knows no leader"]
+    assert cluster.watcher("a", {"error": "no answer"}) == "no answer"
+
+
 def test_it_goes_back_when_the_others_have_left() -> None:
     placed = clustered("cluster there", *BOTH)
     assert "worker.drain database-2" in str(cluster.return_problems(placed)[0])

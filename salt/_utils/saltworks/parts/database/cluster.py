@@ -178,6 +178,18 @@ def watchers(cmap: Map) -> list[str]:
     return clustermap.machines_of(cmap, DCS)
 
 
+def watcher(name: str, status: Mapping[str, Any]) -> str:
+    """A machine of etcd in one word, or what is wrong with it.
+
+    :param status: its ``etcd_member.status``, or ``{"error": text}``.
+    """
+    if "error" in status:
+        return str(status["error"])
+    if not status.get("healthy"):
+        return "knows no leader"
+    return "leads" if status.get("leader") == name else "follows"
+
+
 def begin_problems(placement: Placement) -> list[Problem]:
     """Why the cluster may not begin as things stand."""
     name = f"milestone {MILESTONE}"

@@ -1,0 +1,1 @@
+"""Primaries of the database's cluster fail, and nothing acknowledged is lost; one lab for all."""
