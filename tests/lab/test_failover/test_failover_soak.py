@@ -78,7 +78,8 @@ class CutOff:
     def run(self) -> None:
         while not self._ended.is_set():
             self.tried += 1
-            insert = "INSERT INTO cut_off VALUES (1) RETURNING extract(epoch FROM clock_timestamp())"
+            now = "extract(epoch FROM clock_timestamp())"
+            insert = f"INSERT INTO cut_off VALUES (1) RETURNING {now}"
             words = ["timeout", "2", *PSQL, "-q", "-d", "postgres", "-c", insert]
             done = self.machine.run(words, user="postgres", check=False)
             if done.ok:
