@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import sys
 from pathlib import Path
 
@@ -26,6 +27,9 @@ def add_psycopg2() -> None:
 def add_synapse(release: Path) -> None:
     """So can Synapse, of a release's venv; what the tests have themselves comes first."""
     add_psycopg2()
+    for name in ("synapse", "synapse_standby_reads"):
+        # Salt's handler would say it all once more after pytest's last line.
+        logging.getLogger(name).propagate = False
     (folder,) = release.glob("lib/python3*/site-packages")
     if str(folder) not in sys.path:
         sys.path.append(str(folder))

@@ -61,9 +61,11 @@ class StandbyConnection(Connection):
     :ivar generation: the standby's, when it was made.
     :ivar known: timeline and LSN that this standby was seen to have replayed.
     :ivar attempt: the interaction that it runs; None for the module's own questions.
+    :ivar open: whether a transaction was begun for it.
     """
 
     generation = 0
+    open = False
     known: tuple[int, int] = (0, -1)
     attempt: Attempt | None = None
 
@@ -74,8 +76,9 @@ class StandbyConnection(Connection):
         """
         if self.closed:
             raise psycopg2.OperationalError("the connection to the standby is closed")
-        if self.info.transaction_status == pg.TRANSACTION_STATUS_IDLE:
+        if not self.open:
             return
+        self.open = False
         if not _LIBPQ.PQsendQuery(self.pgconn_ptr, b"ROLLBACK"):
             raise psycopg2.OperationalError("the standby takes no ROLLBACK")
 
@@ -92,6 +95,7 @@ class StandbyCursor(pg.cursor):
             opening = attempt.opening(connection)
         if opening:
             query, vars = opening + self.mogrify(query, vars), None
+            connection.open = True
         connection.sent = time.monotonic()
         try:
             super().execute(query, vars)

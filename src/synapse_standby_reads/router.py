@@ -40,13 +40,15 @@ class Router:
     :param config: of the module.
     """
 
+    read_index = ReadIndex
+
     def __init__(self, database: DatabasePool, config: Config) -> None:
         own: dict[str, Any] = database._database_config.config.get("args", {})
         self._database = database
         self._config = config
         self._original = database.new_transaction
         self.writers = Writers()
-        self.index = ReadIndex(own)
+        self.index = self.read_index(own)
         self.standbys = Standbys(config, lambda entry: Standby(
             entry, own, self.index, self.prepare, config.wait_ms, config.longest_ms))
         self._watchdog = Watchdog(lambda: (self.index, *self.standbys.patrolled()))

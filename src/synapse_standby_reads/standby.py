@@ -39,6 +39,8 @@ def what_it_is(
 
     :param timeline: that it receives; None if it receives none.
     """
+    if not primary.system:
+        return "no primary to compare with"
     if system != primary.system:
         return "another cluster"
     if not recovery:

@@ -66,9 +66,11 @@ class Servers:
 
     def kill(self, number: int) -> None:
         """All of its processes at once, as the machine's power would."""
-        for process in self.processes(number):
+        killed = self.processes(number)
+        for process in killed:
             process.kill()
-        wait_for("the end of a server", lambda: not self._postmaster(number))
+        # Those that are left hold its shared memory.
+        assert not psutil.wait_procs(killed, 20)[1], "a server's processes outlived SIGKILL"
 
     def freeze(self, number: int) -> None:
         self.frozen = self.processes(number)
@@ -141,6 +143,7 @@ def servers(standbys: int, config: str = "") -> Iterator[Servers]:
         )
         for port in ports[1:]:
             at = running.enter_context(postgres.cluster(port, made=False))
+            postgres.as_user(at, "find", at["data"], "-mindepth", "1", "-delete")
             postgres.as_user(
                 at, f"{at['bindir']}/pg_basebackup", "-D", at["data"], "-R", "-X", "stream",
                 "-c", "fast", "-h", first["socket"], "-p", str(first["port"]),
