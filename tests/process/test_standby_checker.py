@@ -1,0 +1,76 @@
+"""The checker on a real Synapse of several processes: standby reads lose nothing, naive ones do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import synapse_packages
+from tests.checker.checker import Run
+from tests.process import standby_faults as faults
+from tests.process.front_door import wait_for
+from tests.process.standby_homeserver import MODULE, NAIVE, WORKERS, Homeserver, homeserver
+from tests.process.standby_servers import servers
+from tests.render.conftest import synapse_release
+
+__all__ = ["synapse_release"]
+
+SECONDS = 10
+
+
+@pytest.fixture(scope="module")
+def server(
+    synapse_release: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Homeserver]:
+    synapse_packages.add_psycopg2()
+    with servers(1) as on, homeserver(
+        synapse_release, on, tmp_path_factory.mktemp("homeserver")
+    ) as made:
+        yield made
+
+
+def readers(server: Homeserver, module: str) -> None:
+    """Both workers, anew, with a module; until their standby serves."""
+    server.stop(*(name for name in WORKERS if name in server.running))
+    for name in WORKERS:
+        server.start(
+            name, module, single_statements=True, close_replication_gap=True,
+            standbys=[server.servers.entry(number) for number in (0, 1)],
+        )
+    standby = server.servers.name(1 - server.servers.primary)
+    key = ("synapse_standby_reads_ready", standby)
+    wait_for("the standby", lambda: all(server.metrics(name)[key] == 1 for name in WORKERS), 30)
+
+
+def test_naive_reads_of_the_standby_are_caught(server: Homeserver) -> None:
+    readers(server, NAIVE)
+    on = server.servers
+    ledger = Run(server.places, [faults.paused(on, 1), faults.delayed(on, 1)]).go(SECONDS)
+    assert ledger.bad["event"] + ledger.bad["account data"] > 0, ledger
+    assert ledger.bad["sync"] > 0, ledger
+
+
+def test_standby_reads_lose_nothing_under_lag_death_and_frost(server: Homeserver) -> None:
+    readers(server, MODULE)
+    on = server.servers
+    every = [fault(on, 1) for fault in
+             (faults.paused, faults.delayed, faults.killed, faults.frozen)]
+    ledger = Run(server.places, every).go(SECONDS)
+    assert ledger.bad.total() == 0, ledger
+    assert ledger.errors == [], ledger
+    assert min(ledger.checks[kind] for kind in ("event", "account data", "login")) > 10, ledger
+    outcomes = server.served()
+    assert outcomes["standby"] > 300, outcomes
+
+
+def test_nor_when_the_standby_becomes_the_primary(server: Homeserver) -> None:
+    ledger = Run(server.places, [lambda: faults.switched(server.servers)]).go(SECONDS)
+    assert ledger.bad.total() == 0, ledger
+    before = server.served()["standby"]
+    # The machine that was the primary at first is a standby of the other's now, or again is it.
+    calm = Run(server.places).go(3)
+    assert calm.bad.total() == 0, calm
+    assert calm.errors == [], calm
+    assert server.served()["standby"] > before
