@@ -40,9 +40,6 @@ class Collector:
     def add(self, router: Router) -> None:
         self._routers.append(router)
 
-    def remove(self, router: Router) -> None:
-        self._routers.remove(router)
-
     def collect(self) -> Iterator[Metric]:
         prefix = "synapse_standby_reads_"
         yield counter(f"{prefix}fetches", "Questions to the primary where it is", (

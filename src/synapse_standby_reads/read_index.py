@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 
@@ -18,7 +19,7 @@ logger = logging.getLogger(__name__)
 #: Seconds the primary may take to say where it is, before its connection is cut.
 PATIENCE = 1.0
 
-#: Seconds between two tries to reach it, which no request waits for.
+#: Seconds between two looks at it, and two tries to reach it, which no request waits for.
 AGAIN = 1.0
 
 _WHO = (
@@ -50,7 +51,6 @@ class ReadIndex:
         self.fetches = 0
         self._said = ""
         self._held: Connection | None = None
-        self._wanted.set()
         self._thread = threading.Thread(
             target=self._keep, name="standby-reads-primary", daemon=True
         )
@@ -101,24 +101,32 @@ class ReadIndex:
         return position(lsn, self.timeline, snapshot)
 
     def _keep(self) -> None:
-        """Connect whenever there is no connection."""
+        """Connect whenever there is no connection, and see whether the one that there is lives.
+
+        While no standby is ready nobody else asks, and none becomes so before it is known who is
+        the primary now.
+        """
         while not self._ended:
-            self._wanted.wait()
+            if self.connection is None:
+                self._connect()
+            else:
+                with contextlib.suppress(Fallback):
+                    self.get()
+            self._wanted.wait(AGAIN)
             self._wanted.clear()
-            while self.connection is None and not self._ended:
-                try:
-                    made = connect(self._args, Connection, self._hold)
-                    self.timeline, self.system = made.ask(_WHO)
-                    self.connection = made
-                    self._say(f"standby reads: primary {made.info.host}:{made.info.port} on "
-                              f"timeline {self.timeline}")
-                except (psycopg2.Error, Refused) as error:
-                    # A standby that Synapse's arguments lead to says that recovery is in progress.
-                    self._say(f"standby reads: no primary, all reads go to it: {error}")
-                    self._wanted.wait(AGAIN)
-                    self._wanted.clear()
+
+    def _connect(self) -> None:
+        try:
+            made = connect(self._args, Connection, self._hold)
+            self.timeline, self.system = made.ask(_WHO)
+        except (psycopg2.Error, Refused) as error:
+            # A standby that Synapse's arguments lead to says that recovery is in progress.
+            self._say(f"no primary, all reads go to it: {' '.join(str(error).split())}")
+        else:
+            self.connection = made
+            self._say(f"primary {made.info.host}:{made.info.port} on timeline {self.timeline}")
 
     def _say(self, what: str) -> None:
         if what != self._said:
-            logger.info("%s", what)
+            logger.info("standby reads: %s", what)
         self._said = what

@@ -11,7 +11,7 @@ from typing import Any
 import psycopg2
 import psycopg2.extensions as pg
 
-from .config import Config, primary_args
+from .config import primary_args
 from .connections import Connection, connect
 from .errors import Refused
 
@@ -36,7 +36,7 @@ _SERVER = (
 )
 
 
-def release_problem(config: Config, release: str) -> str | None:
+def release_problem(release: str) -> str | None:
     """What is to be said about a release of Synapse."""
     if release in PROVED_ON:
         return None

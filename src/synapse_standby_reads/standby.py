@@ -102,8 +102,7 @@ class Standby:
         self._look.set()
         self._thread.join(10)
         with self._lock:
-            self._generation += 1
-            closing, self._idle = self._idle, []
+            closing = self._forget()
         for connection in closing:
             connection.close()
 
@@ -160,13 +159,19 @@ class Standby:
             self._busy.discard(connection)
             closing: list[StandbyConnection] = []
             if connection.generation == self._generation:
-                self._generation += 1
-                closing, self._idle = self._idle, []
+                closing = self._forget()
                 self.breaker.failed(time.monotonic())
                 logger.info("standby reads: %s failed; the primary serves its reads", self.name)
         for each in (connection, *closing):
             each.close()
         self._look.set()
+
+    def _forget(self) -> list[StandbyConnection]:
+        """Connections that are to be closed now; those that are busy are, when they come back."""
+        self._generation += 1
+        self._wanted = 1
+        closing, self._idle = self._idle, []
+        return closing
 
     def doubt(self) -> None:
         """It is no standby of this primary's any more, by its own word."""
@@ -209,12 +214,22 @@ class Standby:
                 self._control = None
                 found = f"not reached: {' '.join(str(error).split())}"
             if not self._ended:
-                self.is_ = found
+                self._become(found)
             if found != said:
                 logger.info("standby reads: %s: %s", self.name, found)
             said = found
             self._look.wait(LOOK_SECONDS)
             self._look.clear()
+
+    def _become(self, found: str) -> None:
+        self.is_ = found
+        if found == READY:
+            return
+        # Those that are idle do not outlive what it was: they may be dead when it is ready again.
+        with self._lock:
+            closing = self._forget() if self._idle else []
+        for connection in closing:
+            connection.close()
 
     def _what(self) -> str:
         control = self._control

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from synapse.module_api import ModuleApi
+
+from synapse_standby_reads import service
+from synapse_standby_reads.config import Config
 from synapse_standby_reads.fence import Position
 from synapse_standby_reads.module import StandbyReads
 from synapse_standby_reads.read_index import ReadIndex
@@ -22,4 +26,7 @@ class NaiveRouter(Router):
 
 
 class NaiveStandbyReads(StandbyReads):
-    router = NaiveRouter
+    """As the module, with that router."""
+
+    def __init__(self, config: Config, api: ModuleApi) -> None:
+        service.start(config, api._hs.get_datastores().databases, NaiveRouter)

@@ -60,7 +60,10 @@ def frozen(on: Servers, number: int) -> Callable[[], None]:
 
 
 def switched(on: Servers) -> None:
-    """The primary stops in order, the standby takes its place, and the old one follows it."""
+    """The primary stops in order, the standby takes its place, and the old one follows it.
+
+    Then they serve for two seconds.
+    """
     old, new = on.primary, 1 - on.primary
     on.control(old, "-m", "fast", "stop")
     on.promote(new)
@@ -68,3 +71,4 @@ def switched(on: Servers) -> None:
     on.start(old)
     wait_for("the new standby", lambda: on.sql(
         "SELECT count(*) FROM pg_stat_wal_receiver", old) == "1", 30)
+    time.sleep(2)

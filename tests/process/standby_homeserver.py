@@ -50,7 +50,8 @@ WORKERS = ("reader-1", "reader-2")
 @dataclass
 class Homeserver:
     """:param servers: of which all are named in its ``database.args``.
-    :param ports: of each process: client, replication, metrics."""
+    :param ports: of each process: client, replication, metrics.
+    :ivar module: that the readers have."""
 
     folder: Path
     release: Path
@@ -58,6 +59,7 @@ class Homeserver:
     redis: int
     ports: dict[str, tuple[int, int, int]]
     running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    module: str = ""
 
     def url(self, name: str) -> str:
         return f"http://127.0.0.1:{self.ports[name][0]}"
@@ -86,7 +88,7 @@ class Homeserver:
         (self.folder / "shared.yaml").write_text(yaml.safe_dump(shared))
 
     def start(self, name: str, module: str = "", **config: Any) -> None:
-        """Start a process and wait until it answers.
+        """Start a process; :meth:`answers` waits for it.
 
         :param module: the module that it loads, with its configuration.
         """
@@ -110,10 +112,15 @@ class Homeserver:
                 env={"PATH": os.environ["PATH"],
                      "PYTHONPATH": f"{self.folder}/lib:{PROJECT}/src:{PROJECT}"},
             )
-        process = self.running[name]
-        port = self.ports[name][0]
-        wait_for(name, lambda: process.poll() is not None or accepts(port), SECONDS)
-        assert process.poll() is None, self.log(name)[-3000:]
+
+    def answers(self, *names: str) -> None:
+        """Wait until these do."""
+        for name in names:
+            process, port = self.running[name], self.ports[name][0]
+            wait_for(
+                name, lambda of=process, port=port: (  # type: ignore[misc]
+                    of.poll() is not None or accepts(port)), SECONDS)
+            assert process.poll() is None, self.log(name)[-3000:]
 
     def stop(self, *names: str) -> None:
         for name in names:
@@ -174,8 +181,10 @@ def homeserver(release: Path, servers: Servers, folder: Path) -> Iterator[Homese
     )
     try:
         wait_for("Redis", lambda: accepts(redis))
-        made.start("main")
-        made.start("persister")
+        for name in ("main", "persister"):
+            # The workers find the schema that main has made.
+            made.start(name)
+            made.answers(name)
         yield made
     finally:
         made.stop(*made.running)
