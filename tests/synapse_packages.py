@@ -13,6 +13,9 @@ PSYCOPG2 = Path("/usr/lib/python3/dist-packages/psycopg2")
 
 def add_psycopg2() -> None:
     """psycopg2 can be imported from now on, and nothing else of Debian's."""
+    for name in ("synapse", "synapse_standby_reads"):
+        # Salt's handler would say it all once more after pytest's last line.
+        logging.getLogger(name).propagate = False
     if "psycopg2" in sys.modules:
         return
     spec = importlib.util.spec_from_file_location(
@@ -27,9 +30,6 @@ def add_psycopg2() -> None:
 def add_synapse(release: Path) -> None:
     """So can Synapse, of a release's venv; what the tests have themselves comes first."""
     add_psycopg2()
-    for name in ("synapse", "synapse_standby_reads"):
-        # Salt's handler would say it all once more after pytest's last line.
-        logging.getLogger(name).propagate = False
     (folder,) = release.glob("lib/python3*/site-packages")
     if str(folder) not in sys.path:
         sys.path.append(str(folder))
