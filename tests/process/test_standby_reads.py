@@ -507,3 +507,53 @@ def test_the_standby_s_own_place_wins_over_a_service_of_many_hosts(
         assert site.read("SELECT inet_server_port()") == all_pair.all[1]["port"]
         assert site.router.index.connection
         assert site.router.index.connection.info.port == port
+
+
+@pytest.mark.parametrize(("change", "back", "word"), [
+    ("ALTER ROLE synapse SET synchronous_commit = off",
+     "ALTER ROLE synapse RESET synchronous_commit", "synchronous_commit is off for synapse"),
+    ("ALTER DATABASE synapse SET synchronous_commit = local",
+     "ALTER DATABASE synapse RESET synchronous_commit", "synchronous_commit is local"),
+    ("REVOKE pg_read_all_stats FROM synapse", "GRANT pg_read_all_stats TO synapse",
+     "GRANT pg_read_all_stats TO synapse"),
+])  # fmt: skip
+def test_it_does_not_start_where_it_is_unsafe(
+    all_pair: Servers, change: str, back: str, word: str
+) -> None:
+    from synapse_standby_reads import service
+    from synapse_standby_reads.config import parse
+    from synapse_standby_reads.errors import Refused
+    from tests.process.standby_site import pool
+
+    database = pool(all_pair.args(0, 1))
+    before = database.new_transaction
+    all_pair.sql(change)
+    try:
+        with pytest.raises(Refused, match=word):
+            service.start(parse({"standbys": [all_pair.entry(1)]}), [database])
+    finally:
+        all_pair.sql(back)
+    assert database.new_transaction == before
+    unsafe = pool(all_pair.args(0), synchronous_commit=False)
+    with pytest.raises(Refused, match="synchronous_commit: false"):
+        service.start(parse({"standbys": [all_pair.entry(1)]}), [unsafe])
+    alone = pool({**all_pair.args(1), "target_session_attrs": "any"})
+    with pytest.raises(Refused, match="add target_session_attrs"):
+        service.start(parse({"standbys": [all_pair.entry(1)]}), [alone])
+
+
+def test_a_pooler_in_between_is_found(all_pair: Servers) -> None:
+    """Poolers tell the client a process of their own."""
+    from synapse_standby_reads import selfcheck
+    from tests.process.pooler import pooler
+    from tests.process.standby_site import site as made
+
+    with pooler(all_pair.all[0]["port"]) as port:
+        (found,) = selfcheck.ask({**all_pair.args(0), "port": port, "sslmode": "disable"})
+        assert "is a pooler" in found
+    with pooler(all_pair.all[1]["port"]) as port:
+        args = {**all_pair.args(0), "sslmode": "disable"}
+        with made(args, {"standbys": [{"host": "127.0.0.1", "port": port}]}) as site:
+            (standby,) = site.router.standbys
+            wait_for("the word", lambda: "is a pooler" in standby.is_)
+            assert not site.served("SELECT 1")
