@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from urllib.parse import quote
 
 from .client import CLIENT, Account, Answered, Http
@@ -74,7 +75,7 @@ class Run:
         """
         self._meet()
         busy = [self._events, self._events, self._account_data, self._logins, self._cache]
-        chains = [lambda n=n: self._chain(n) for n in range(self.people)]
+        chains = [partial(self._chain, number) for number in range(self.people)]
         if self.faults:
             busy.append(self._trouble)
         workers = [threading.Thread(target=self._guard, args=(work,)) for work in busy]
@@ -150,8 +151,7 @@ class Run:
         while not self._ended.is_set():
             to, at = self._two()
             text = f"{next(self._numbers)}"
-            sent = self._write(
-                lambda to=to, text=text: self._http.send(to, self._writer, self._room, text))
+            sent = self._write(partial(self._http.send, to, self._writer, self._room, text))
             if sent is None:
                 continue
             self._sent.add(str(sent))
@@ -164,8 +164,8 @@ class Run:
             to, at = self._two()
             number = next(self._numbers)
             path = f"{self._writer.path}/account_data/org.x.{number}"
-            if self._write(lambda to=to, path=path, number=number: self._http.ask(
-                    to, "PUT", path, self._writer.token, {"n": number})) is None:
+            if self._write(partial(
+                    self._http.ask, to, "PUT", path, self._writer.token, {"n": number})) is None:
                 continue
             got = self._read(at, path, self._writer)
             self.ledger.check("account data", got == {"n": number}, f"{path} at {at}: {got}")
@@ -174,7 +174,7 @@ class Run:
         while not self._ended.is_set():
             to, at = self._two()
             user = self._writer.user_id
-            made = self._write(lambda to=to, user=user: self._http.login(to, user, PASSWORD))
+            made = self._write(partial(self._http.login, to, user, PASSWORD))
             if made is None:
                 continue
             assert isinstance(made, Account)
@@ -188,14 +188,14 @@ class Run:
         path = f"{who.path}/account_data/org.cache"
         hammering = [threading.Thread(target=self._hammer, args=(url, path, who))
                      for url in self.places.readers for _ in range(2)]
-        self._write(lambda: self._http.ask(
-            self.places.writers[0], "PUT", path, who.token, {"n": -1}))
+        first = self.places.writers[0]
+        self._write(partial(self._http.ask, first, "PUT", path, who.token, {"n": -1}))
         for thread in hammering:
             thread.start()
         while not self._ended.is_set():
             number, to = next(self._numbers), random.choice(self.places.writers)
-            if self._write(lambda to=to, number=number: self._http.ask(
-                    to, "PUT", path, who.token, {"n": number})) is None:
+            if self._write(partial(
+                    self._http.ask, to, "PUT", path, who.token, {"n": number})) is None:
                 continue
             time.sleep(CACHE_SECONDS)
             for at in self.places.readers:
