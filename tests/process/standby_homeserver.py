@@ -24,7 +24,6 @@ SECONDS = 90
 MODULE = "synapse_standby_reads.StandbyReads"
 NAIVE = "tests.process.naive.NaiveStandbyReads"
 
-LIMITS = ("rc_message", "rc_registration", "rc_joins_local", "rc_login_address", "rc_presence")
 QUICK = {"per_second": 100000, "burst_count": 100000}
 SETTINGS = {
     "server_name": "lale.test", "report_stats": False, "macaroon_secret_key": "x",
@@ -32,7 +31,8 @@ SETTINGS = {
     "enable_registration_without_verification": True, "trusted_key_servers": [],
     "bcrypt_rounds": 4, "filter_timeline_limit": 1000, "enable_metrics": True,
     "rc_message": QUICK, "rc_registration": QUICK, "rc_room_creation": QUICK,
-    "rc_joins": {"local": QUICK, "remote": QUICK}, "rc_invites": {"per_room": QUICK},
+    "rc_joins": {"local": QUICK, "remote": QUICK}, "rc_joins_per_room": QUICK,
+    "rc_invites": {"per_room": QUICK},
     "rc_login": {"address": QUICK, "account": QUICK, "failed_attempts": QUICK},
     "worker_replication_secret": "x", "stream_writers": {"events": ["persister"]},
     "presence": {"enabled": False},
