@@ -32,16 +32,20 @@ class Connection(pg.connection):
 
     sent: float | None = None
 
+    def tell(self, sql: str) -> Any:
+        """A statement of the module's own; the cursor with its answer."""
+        cursor = pg.connection.cursor(self, cursor_factory=pg.cursor)
+        self.sent = time.monotonic()
+        try:
+            cursor.execute(sql)
+        finally:
+            self.sent = None
+        return cursor
+
     def ask(self, sql: str) -> tuple[Any, ...]:
         """The one row that a question of the module's own has."""
-        with pg.connection.cursor(self, cursor_factory=pg.cursor) as cursor:
-            self.sent = time.monotonic()
-            try:
-                cursor.execute(sql)
-            finally:
-                self.sent = None
-            row: tuple[Any, ...] = cursor.fetchone()
-            return row
+        row: tuple[Any, ...] = self.tell(sql).fetchone()
+        return row
 
     def cut(self) -> None:
         """Wake the thread that waits for an answer: it gets an error at once. For any thread."""

@@ -46,14 +46,17 @@ class Position(NamedTuple):
         return xid < self.xmin or (xid < self.xmax and xid not in self.running)
 
 
-def position(lsn: int, timeline: int, snapshot: str) -> Position:
+def position(lsn: str, timeline: int, snapshot: str) -> Position:
     """A position out of the primary's answer.
 
-    :param snapshot: text of ``pg_current_snapshot()``.
+    :param lsn: as a ``pg_lsn`` is written.
+    :param snapshot: as ``pg_current_snapshot()`` is.
     """
+    high, low = lsn.split("/")
     xmin, xmax, running = snapshot.split(":")
     xids = tuple(int(word) for word in running.split(",") if word)
-    return Position(lsn, timeline, int(xmin), int(xmax), xids)
+    at = (int(high, 16) << 32) + int(low, 16)
+    return Position(at, timeline, int(xmin), int(xmax), xids)
 
 
 def wait_sql(at: Position, wait_ms: int) -> str:

@@ -16,10 +16,10 @@ import psutil
 from tests.checker.client import CLIENT, Account, Answered, Http
 from tests.process.standby_homeserver import WORKERS, Homeserver
 
-PEOPLE, ROOMS = 12, 4
+PEOPLE, ROOMS = 16, 4
 #: Operations a second beside the long polls, and of each kind so many of ten.
 RATE = 10
-MIX = ("initial sync",) * 2 + ("messages",) * 3 + ("members",) * 2 + ("keys",) + ("send",) * 2
+MIX = ("initial sync",) * 3 + ("messages",) * 3 + ("members",) * 2 + ("keys", "send")
 
 
 @dataclass

@@ -74,13 +74,13 @@ def test_a_standby_s_connection_goes_to_that_one_and_inherits_the_rest() -> None
 
 
 def test_what_has_finished_on_the_primary() -> None:
-    at = fence.position(100, 1, "10:20:10,15")
-    assert at == fence.Position(100, 1, 10, 20, (10, 15))
+    at = fence.position("A/FF", 1, "10:20:10,15")
+    assert at == fence.Position((10 << 32) + 255, 1, 10, 20, (10, 15))
     finished = {xid: at.finished(xid) for xid in (9, 10, 11, 15, 19, 20, 21)}
     assert finished == {9: True, 10: False, 11: True, 15: False, 19: True, 20: False, 21: False}
-    assert fence.position(1, 1, "5:5:").running == ()
+    assert fence.position("0/1", 1, "5:5:").running == ()
     assert fence.unfinished((9, 15, 20), at) == [15, 20]
-    later = fence.position(200, 1, "21:21:")
+    later = fence.position("B/0", 1, "21:21:")
     assert fence.unfinished((9, 15, 20), later) == []
 
 
