@@ -46,8 +46,11 @@ class Attempt:
         """
         if self.failed is not None:
             raise self.failed
-        text = query.decode("utf-8", "replace") if isinstance(query, bytes) else str(query)
-        if WRONG_TEXT.search(text):
+        if isinstance(query, bytes):
+            # Made of many values, which are other people's words: nothing is learnt from them.
+            if WRONG_TEXT.search(query.decode("utf-8", "replace")):
+                raise self.fail(Fallback("sql"))
+        elif WRONG_TEXT.search(str(query)):
             raise self.fail(Fallback("learn", learn=True))
 
     def opening(self, connection: StandbyConnection) -> bytes:

@@ -28,9 +28,11 @@ class Connection(pg.connection):
     """One that says since when it waits for an answer.
 
     :ivar sent: when the last question was sent, by ``time.monotonic()``; None if it is answered.
+    :ivar timeline: of the primary that it leads to; it cannot change under a live connection.
     """
 
     sent: float | None = None
+    timeline = 0
 
     def tell(self, sql: str) -> Any:
         """A statement of the module's own; the cursor with its answer."""

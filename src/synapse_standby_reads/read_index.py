@@ -38,7 +38,7 @@ class ReadIndex:
 
     :param own: Synapse's ``database.args``.
     :ivar connection: to the primary; None while there is none.
-    :ivar timeline: the primary's; it cannot change under a live connection.
+    :ivar timeline: the primary's, when it was last reached.
     :ivar system: its system identifier.
     :ivar fetches: how often the primary was asked.
     """
@@ -100,7 +100,7 @@ class ReadIndex:
             self._wanted.set()
             raise
         self.fetches += 1
-        return position(lsn, self.timeline, snapshot)
+        return position(lsn, connection.timeline, snapshot)
 
     def _keep(self) -> None:
         """Connect whenever there is no connection, and see whether the one that there is lives.
@@ -120,12 +120,13 @@ class ReadIndex:
     def _connect(self) -> None:
         try:
             made = connect(self._args, Connection, self._hold)
-            self.timeline, self.system = made.ask(_WHO)
+            made.timeline, self.system = made.ask(_WHO)
             made.tell(_PREPARE)
         except (psycopg2.Error, Refused) as error:
             # A standby that Synapse's arguments lead to says that recovery is in progress.
             self._say(f"no primary, all reads go to it: {' '.join(str(error).split())}")
         else:
+            self.timeline = made.timeline
             self.connection = made
             self._say(f"primary {made.info.host}:{made.info.port} on timeline {self.timeline}")
 

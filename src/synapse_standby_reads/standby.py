@@ -103,8 +103,9 @@ class Standby:
         self._thread.join(10)
         with self._lock:
             closing = self._forget()
-        for connection in closing:
-            connection.close()
+        for connection in (self._control, *closing):
+            if connection is not None:
+                connection.close()
 
     @property
     def running(self) -> int:

@@ -116,10 +116,10 @@ class Homeserver:
     def answers(self, *names: str) -> None:
         """Wait until these do."""
         for name in names:
-            process, port = self.running[name], self.ports[name][0]
+            process, ports = self.running[name], self.ports[name]
             wait_for(
-                name, lambda of=process, port=port: (  # type: ignore[misc]
-                    of.poll() is not None or accepts(port)), SECONDS)
+                name, lambda of=process, ports=ports: (  # type: ignore[misc]
+                    of.poll() is not None or all(map(accepts, ports))), SECONDS)
             assert process.poll() is None, self.log(name)[-3000:]
 
     def stop(self, *names: str) -> None:
