@@ -52,6 +52,25 @@ def ready(server: Homeserver) -> None:
     wait_for("the standby", lambda: all(server.metrics(name)[key] == 1 for name in WORKERS), 30)
 
 
+@pytest.mark.parametrize(("config", "sql", "words"), [
+    ({"standbys": [{"port": 1}], "wait": 5}, "", ["wait: no such key", "names no host"]),
+    ({"standbys": [{"host": "x"}]}, "SET synchronous_commit = off",
+     ["standby reads do not start", "synchronous_commit is off for synapse"]),
+])  # fmt: skip
+def test_a_worker_that_would_be_unsafe_ends_and_says_why(
+    server: Homeserver, config: dict[str, object], sql: str, words: list[str]
+) -> None:
+    if sql:
+        server.servers.sql(f"ALTER ROLE synapse {sql}")
+    try:
+        server.start("reader-1", MODULE, **config)
+        assert server.running.pop("reader-1").wait(60) != 0
+    finally:
+        server.servers.sql("ALTER ROLE synapse RESET ALL")
+    log = server.log("reader-1")
+    assert [word for word in words if word not in log] == []
+
+
 def test_naive_reads_of_the_standby_are_caught(server: Homeserver) -> None:
     readers(server, NAIVE)
     on = server.servers

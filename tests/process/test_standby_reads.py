@@ -1,75 +1,33 @@
-"""Standby reads between real PostgreSQL servers: never stale, never ahead, and never in the way."""
+"""Standby reads between real PostgreSQL servers: never stale, never ahead, never a write."""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import threading
-import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests import synapse_packages
 from tests.process.front_door import wait_for
-from tests.process.standby_servers import Servers, servers
+from tests.process.standby_house import (
+    MAX,
+    all_pair,
+    counted,
+    packages,
+    pair,
+    reading,
+    trio,
+)
+from tests.process.standby_servers import Servers
 from tests.render.conftest import synapse_release
 
 if TYPE_CHECKING:
     from tests.process.standby_site import Site
 
-__all__ = ["synapse_release"]
+__all__ = ["all_pair", "packages", "pair", "synapse_release", "trio"]
 
 Json = dict[str, Any]
-
-TABLES = """
-CREATE TABLE t (n integer); INSERT INTO t VALUES (0);
-CREATE TABLE unique_n (n integer PRIMARY KEY);
-CREATE UNLOGGED TABLE locks (n integer);
-CREATE SEQUENCE numbers;
-"""
-MAX = "SELECT max(n) FROM t"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def packages(synapse_release: Path) -> None:
-    synapse_packages.add_synapse(synapse_release)
-
-
-@pytest.fixture
-def pair() -> Iterator[Servers]:
-    with servers(1) as made:
-        made.sql(f"SET ROLE synapse; {TABLES}")
-        made.caught_up(1)
-        yield made
-
-
-@pytest.fixture
-def trio() -> Iterator[Servers]:
-    with servers(2) as made:
-        made.sql(f"SET ROLE synapse; {TABLES}")
-        yield made
-
-
-@contextlib.contextmanager
-def reading(on: Servers, *standbys: int, **config: Any) -> Iterator[Site]:
-    """A site of all these servers, whose standbys serve."""
-    from tests.process.standby_site import site
-
-    every = range(len(on.all))
-    entries = [on.entry(number) for number in standbys or every]
-    with site(on.args(*every), {"standbys": entries, "wait_ms": 40, **config}) as made:
-        made.ready(*(on.name(number) for number in standbys or every if number != on.primary))
-        yield made
-
-
-def counted() -> Any:
-    from tests.process import standby_site
-
-    return standby_site.counted()
 
 
 def test_what_was_written_before_is_read_whatever_the_standby_does(pair: Servers) -> None:
@@ -238,15 +196,6 @@ def test_what_a_standby_refuses_or_would_answer_wrongly_is_the_primary_s(
         assert got == {"learn": 1}
 
 
-@pytest.fixture(scope="module")
-def all_pair(packages: None) -> Iterator[Servers]:
-    """One for tests that change nothing."""
-    with servers(1) as made:
-        made.sql(f"SET ROLE synapse; {TABLES}")
-        made.caught_up(1)
-        yield made
-
-
 def test_an_error_that_the_function_swallows_is_not_believed(all_pair: Servers) -> None:
     def careless(txn: Any) -> str:
         with contextlib.suppress(Exception):
@@ -327,233 +276,3 @@ def test_a_snapshot_is_one_and_is_let_go(all_pair: Servers) -> None:
         wait_for("ROLLBACK", lambda: all_pair.sql(idle, 1) == "0", 2)
         assert site.read(MAX) == first + 2
     assert got == {"standby": 2}
-
-
-def test_a_frozen_standby_is_left_and_a_slow_statement_is_not(pair: Servers) -> None:
-    with reading(pair, 1) as site:
-        with counted() as got:
-            assert site.read("SELECT 1 FROM pg_sleep(1.5)") == 1
-        assert got == {"standby": 1}
-        pair.freeze(1)
-        begun = time.monotonic()
-        with counted() as got:
-            assert site.read("SELECT 2") == 2
-        assert time.monotonic() - begun < 2
-        assert got == {"connection": 1}
-        with counted() as got:
-            begun = time.monotonic()
-            assert [site.read("SELECT 3") for _ in range(20)] == [3] * 20
-        assert got == {"no_standby": 20}
-        assert time.monotonic() - begun < 1
-        pair.thaw()
-        site.ready(pair.name(1))
-
-
-def test_a_killed_standby_costs_one_try(pair: Servers) -> None:
-    with reading(pair, 1) as site:
-        pair.kill(1)
-        with counted() as got:
-            assert [site.read("SELECT 3") for _ in range(20)] == [3] * 20
-        assert got["connection"] <= 1
-        assert got["connection"] + got["no_standby"] == 20
-        pair.start(1)
-        site.ready(pair.name(1))
-
-
-def test_the_list_names_all_servers_and_follows_the_promotion(pair: Servers) -> None:
-    """The one that is primary is skipped; the old primary serves once it is a standby."""
-    with reading(pair) as site:
-        pair.control(0, "-m", "fast", "stop")
-        pair.promote(1)
-        wait_for("the new primary", lambda: works(site, "INSERT INTO t VALUES (5)"), 20)
-        with counted() as got:
-            assert [site.read(MAX) for _ in range(10)] == [5] * 10
-        assert got["standby"] == 0
-        breakers = [standby.breaker_state() for standby in site.router.standbys]
-        assert breakers[1] == 0
-        pair.follow(0, 1)
-        pair.start(0)
-        site.ready(pair.name(0))
-        assert site.router.index.timeline == 2
-        assert works(site, "INSERT INTO t VALUES (6)")
-        with counted() as got:
-            assert [site.read(MAX) for _ in range(10)] == [6] * 10
-        assert got["standby"] > 5
-
-
-def works(site: Site, sql: str) -> bool:
-    """Whether the primary takes a write, on a connection that may just have died."""
-    import psycopg2
-
-    def write(txn: Any) -> None:
-        txn.execute(sql)
-
-    write.__qualname__ = "DatabasePool.simple_insert_txn"
-    try:
-        site.run("works", write)
-    except psycopg2.Error:
-        site.connection().close()
-        return False
-    return True
-
-
-def test_a_session_on_a_promoted_standby_takes_no_write(pair: Servers) -> None:
-    import psycopg2
-
-    with reading(pair, 1) as site:
-        (standby,) = site.router.standbys
-        connection = standby.take()
-        assert connection
-        pair.control(0, "-m", "fast", "stop")
-        pair.promote(1)
-        with pytest.raises(psycopg2.Error) as refused, connection.cursor() as cursor:
-            cursor.execute("INSERT INTO t VALUES (1)")
-        assert refused.value.pgcode == "25006"
-        standby.give(connection, True, False)
-
-
-def test_a_standby_that_was_ahead_of_the_promoted_one_is_never_read(trio: Servers) -> None:
-    """Its LSN is higher than the new primary's, and what it has is on no timeline of today."""
-    with reading(trio) as site:
-        trio.caught_up(2)
-        trio.backend_cut(2)
-        trio.sql("INSERT INTO t SELECT 1000 FROM generate_series(1, 20000)")
-        trio.caught_up(1)
-        # Connections to it know how far it is.
-        site.ready(trio.name(1))
-        assert site.served(MAX)
-        assert site.read(MAX) == 1000
-        trio.kill(0)
-        trio.promote(2)
-        wait_for("the new primary", lambda: works(site, "INSERT INTO t VALUES (1)"), 20)
-        behind = "SELECT pg_current_wal_flush_lsn() < '{}'"
-        assert trio.sql(behind.format(trio.sql("SELECT pg_last_wal_replay_lsn()", 1))) == "t"
-        assert trio.sql(MAX, 1) == "1000"
-        with counted() as got:
-            assert [site.read(MAX) for _ in range(30)] == [1] * 30
-            site.ready()
-            assert [site.read(MAX) for _ in range(10)] == [1] * 10
-        assert got["standby"] == 0
-
-
-def test_several_share_the_reads_and_one_that_dies_leaves_them_to_the_other(
-    trio: Servers,
-) -> None:
-    port = "SELECT inet_server_port()"
-    ports = {number: int(trio.entry(number)["port"]) for number in (1, 2)}
-    with reading(trio, 1, 2) as site:
-        wait_for("both", lambda: {site.read(port) for _ in range(4)} == set(ports.values()))
-
-        def twice(txn: Any) -> set[int]:
-            found = set()
-            for _ in range(3):
-                txn.execute(port)
-                found.add(txn.fetchone()[0])
-            return found
-
-        assert all(len(site.run("twice", twice)) == 1 for _ in range(10))
-        trio.kill(1)
-        with counted() as got:
-            for _ in range(20):
-                site.read("SELECT 1")
-        assert got["connection"] <= 1
-        assert got["standby"] >= 18
-        assert {site.read(port) for _ in range(10)} == {ports[2]}
-
-
-def test_standbys_come_and_go_by_the_file(trio: Servers, tmp_path: Path) -> None:
-    from tests.process.standby_site import site as made
-
-    path = tmp_path / "standbys.json"
-
-    def write(text: str) -> None:
-        new = path.with_suffix(".new")
-        new.write_text(text)
-        os.replace(new, path)
-
-    with made(trio.args(0), {"standbys_file": str(path), "wait_ms": 40}) as site:
-        assert not site.served("SELECT 1")
-        for which in ([1], [1, 2], [2]):
-            write(json.dumps([trio.entry(number) for number in which]))
-            wait_for(f"standbys {which}", lambda want=which: {  # type: ignore[misc]
-                standby.name for standby in site.router.standbys
-            } == {trio.name(number) for number in want})
-            site.ready(*(trio.name(number) for number in which))
-        write("[{")
-        wait_for("the bad file", lambda: site.router.standbys.bad_file)
-        assert site.served("SELECT 1")
-        write("[]")
-        wait_for("none", lambda: not list(site.router.standbys))
-        assert not site.served("SELECT 1")
-        assert not site.router.standbys.bad_file
-
-
-def test_the_standby_s_own_place_wins_over_a_service_of_many_hosts(
-    all_pair: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from tests.process.standby_site import site as made
-
-    port = all_pair.all[0]["port"]
-    file = tmp_path / "service.conf"
-    file.write_text(
-        f"[saltworks]\nhost=127.0.0.1,127.0.0.1\nhostaddr=127.0.0.1,127.0.0.1\n"
-        f"port={port},{all_pair.all[1]['port']}\nuser=synapse\ndbname=synapse\n"
-        "target_session_attrs=read-write\n"
-    )
-    monkeypatch.setenv("PGSERVICEFILE", str(file))
-    args = {"service": "saltworks", "password": "secret"}
-    with made(args, {"standbys": [all_pair.entry(1)], "wait_ms": 40}) as site:
-        site.ready(all_pair.name(1))
-        assert site.read("SELECT inet_server_port()") == all_pair.all[1]["port"]
-        assert site.router.index.connection
-        assert site.router.index.connection.info.port == port
-
-
-@pytest.mark.parametrize(("change", "back", "word"), [
-    ("ALTER ROLE synapse SET synchronous_commit = off",
-     "ALTER ROLE synapse RESET synchronous_commit", "synchronous_commit is off for synapse"),
-    ("ALTER DATABASE synapse SET synchronous_commit = local",
-     "ALTER DATABASE synapse RESET synchronous_commit", "synchronous_commit is local"),
-    ("REVOKE pg_read_all_stats FROM synapse", "GRANT pg_read_all_stats TO synapse",
-     "GRANT pg_read_all_stats TO synapse"),
-])  # fmt: skip
-def test_it_does_not_start_where_it_is_unsafe(
-    all_pair: Servers, change: str, back: str, word: str
-) -> None:
-    from synapse_standby_reads import service
-    from synapse_standby_reads.config import parse
-    from synapse_standby_reads.errors import Refused
-    from tests.process.standby_site import pool
-
-    database = pool(all_pair.args(0, 1))
-    before = database.new_transaction
-    all_pair.sql(change)
-    try:
-        with pytest.raises(Refused, match=word):
-            service.start(parse({"standbys": [all_pair.entry(1)]}), [database])
-    finally:
-        all_pair.sql(back)
-    assert database.new_transaction == before
-    unsafe = pool(all_pair.args(0), synchronous_commit=False)
-    with pytest.raises(Refused, match="synchronous_commit: false"):
-        service.start(parse({"standbys": [all_pair.entry(1)]}), [unsafe])
-    alone = pool({**all_pair.args(1), "target_session_attrs": "any"})
-    with pytest.raises(Refused, match="add target_session_attrs"):
-        service.start(parse({"standbys": [all_pair.entry(1)]}), [alone])
-
-
-def test_a_pooler_in_between_is_found(all_pair: Servers) -> None:
-    """Poolers tell the client a process of their own."""
-    from synapse_standby_reads import selfcheck
-    from tests.process.pooler import pooler
-    from tests.process.standby_site import site as made
-
-    with pooler(all_pair.all[0]["port"]) as port:
-        (found,) = selfcheck.ask({**all_pair.args(0), "port": port, "sslmode": "disable"})
-        assert "is a pooler" in found
-    with pooler(all_pair.all[1]["port"]) as port:
-        args = {**all_pair.args(0), "sslmode": "disable"}
-        with made(args, {"standbys": [{"host": "127.0.0.1", "port": port}]}) as site:
-            (standby,) = site.router.standbys
-            wait_for("the word", lambda: "is a pooler" in standby.is_)
-            assert not site.served("SELECT 1")
