@@ -210,4 +210,4 @@ def test_the_steps_of_make_lab_stand_in_an_order_that_works() -> None:
 
 def test_python_is_typed_wherever_it_lies() -> None:
     (words,) = [words for words in checks.lint_commands([]) if words[0] == "mypy"]
-    assert words[1:] == ["tests", "salt"]
+    assert words[1:] == ["tests", "salt", "src"]

@@ -21,7 +21,7 @@ BIN = Path(sys.executable).parent
 SUITES = ("tests/lint", "tests/unit", "tests/render", "tests/process", "tests/lab", "tests/bench")
 BESIDE = ("tests/process", "tests/lint", "tests/unit", "tests/render")
 """What needs no machine; first what takes longest, while M1 runs, whose bound bears it best."""
-CODE = ("tests", "salt", "formulas", "orch", "reactor")
+CODE = ("tests", "salt", "src", "formulas", "orch", "reactor")
 
 SOME_FAILED, FEW = 1, 5
 """pytest's exit code when it ran, and tests failed; more of them than this are no starved ones."""
@@ -32,7 +32,7 @@ def lint_commands(names: list[str]) -> list[list[str]]:
     yaml = [name for name in names if name.endswith((".yaml", ".yml"))]
     sls = [name for name in names if name.endswith(".sls")]
     python = [name for name in CODE if any(known.startswith(f"{name}/") for known in names)]
-    typed = [name for name in ("tests", "salt") if (PROJECT / name).is_dir()]
+    typed = [name for name in ("tests", "salt", "src") if (PROJECT / name).is_dir()]
     commands = [["ruff", "check", *python], ["mypy", *typed]]
     if yaml:
         commands.append(["yamllint", "--strict", *yaml])
