@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from saltworks import admission, invites, join_machine, registry
+from saltworks import admission, invites, join_machine, plan, registry
 from saltworks.errors import Refused
 from saltworks.keys import Key
 from saltworks.membership import Declared
@@ -31,6 +31,8 @@ class Vault:
 class House:
     """A tree with a map, records and a vault; ``log`` says what was written, in order."""
 
+    clustered = False
+
     def __init__(
         self, log: list[str], cmap: Any = WORKER_MAP, pattern: str = "sync-2"
     ) -> None:
@@ -40,6 +42,9 @@ class House:
 
     def map(self) -> Any:
         return self._map
+
+    def placement(self, cmap: Any) -> plan.Placement:
+        return plan.Placement("synapse", True, "proxy", clustered=self.clustered)
 
     @contextlib.contextmanager
     def changing(self, key: str) -> Iterator[dict[str, Any]]:
@@ -134,6 +139,16 @@ def test_who_is_no_worker_in_the_map_or_a_member_with_another_key_is_refused() -
     with pytest.raises(Refused, match="is a member with another key"):
         admit(house, Keys(log, Key("pending", PUBLIC)))
     assert log == []
+
+
+def test_a_worker_is_written_down_as_reading_from_standbys_once_there_may_be_some() -> None:
+    cmap = {**WORKER_MAP, "database": {"standby_reads": True}}
+    for clustered in (False, True):
+        log: list[str] = []
+        house = House(log, cmap)
+        house.clustered = clustered
+        admit(house, Keys(log, Key("pending", PUBLIC)))
+        assert house.store.rows["registry"]["sync-2"]["reads"] is clustered
 
 
 def test_a_database_is_let_in_by_an_invite_of_its_own_alone() -> None:

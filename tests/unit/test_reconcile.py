@@ -78,6 +78,7 @@ def test_who_was_drained_or_is_no_longer_declared_leaves_and_stays_away() -> Non
         {"declared": {}},
         {"declared": {"sync-1": Declared("persister")}},
         {"declared": {"sync-1": Declared("sync", processes=2)}},
+        {"declared": {"sync-1": Declared("sync", reads=True)}},
     ]
     for state in states:
         for gone in reasons:

@@ -98,7 +98,8 @@ def settle(house: Tree, keys: Keys, minion: str, own: str) -> None:
     :raises Refused: the store or the registry has another key.
     """
     cmap = house.map()
-    row = membership.declared(cmap, minion) if cmap else None
+    clustered = cmap is not None and house.placement(cmap).clustered
+    row = membership.declared(cmap, minion, clustered=clustered) if cmap else None
     key = keys.get(minion)
     if row is None or key is None or key.fingerprint != own:
         raise _refused(minion, "its key went away, or the map has it no longer")

@@ -89,6 +89,11 @@ def the_machine(cmap: Map, role: str) -> str | None:
     return next(iter(machines_of(cmap, role)), None)
 
 
+def standby_reads(cmap: Map) -> bool:
+    """Whether workers whose kind allows it are to read from standbys of the database."""
+    return bool(cmap.get("database", {}).get("standby_reads", False))
+
+
 def address(cmap: Map, minion: str) -> str:
     """Address of a declared machine."""
     return str(cmap["machines"][minion]["address"])

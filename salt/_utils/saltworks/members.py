@@ -81,9 +81,12 @@ def gathered(house: Tree, keys: Keys, machines: Callable[[], Machines], now: flo
     late_rows = bank.read(house.store, telling.LATE)
     if not names and not late_rows:
         return Seen({})
-    declared = {name: row for name in names if (row := membership.declared(cmap, name))}
-    accepted = keys.fingerprints(names)
     placement = house.placement(cmap)
+    said = {
+        name: membership.declared(cmap, name, clustered=placement.clustered) for name in names
+    }
+    declared = {name: row for name, row in said.items() if row}
+    accepted = keys.fingerprints(names)
     barred = {name: why for name, row in known.items() if (why := barrier(placement, row.kind))}
     rows = bank.read(house.store, joins.RECORD)
     out = set(bank.read(house.store, admission.OUT))

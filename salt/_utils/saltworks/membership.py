@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 
-from .clustermap import Map, machines_of, the_machine
+from .clustermap import Map, machines_of, standby_reads, the_machine
 from .errors import Problem, Refused
 from .invites import matches
+from .worker_table import table
 
 #: Kind of a machine of the database's cluster, beside those of workers.
 DATABASE = "database"
@@ -20,15 +21,19 @@ class Declared:
     :param kind: the worker kind, or :data:`DATABASE`.
     :param address: its address; empty for a machine of a pool, which has it from elsewhere.
     :param processes: how many processes of Synapse it is to run.
+    :param reads: whether these are to read from standbys of the database.
     """
 
     kind: str
     address: str = ""
     processes: int = 1
+    reads: bool = False
 
 
-def declared(cmap: Map, minion: str) -> Declared | None:
+def declared(cmap: Map, minion: str, *, clustered: bool = False) -> Declared | None:
     """What the map says of a minion; None when it may not be a member.
+
+    :param clustered: the database is a cluster, so that there may be standbys.
 
     An id that stands among the machines is that machine and none of a pool.
     """
@@ -37,10 +42,10 @@ def declared(cmap: Map, minion: str) -> Declared | None:
             return Declared(DATABASE, row["address"])
         if row["role"] != "worker":
             return None
-        return Declared(row["kind"], row["address"], _processes(cmap, row["kind"]))
+        return _worker(cmap, row["kind"], row["address"], clustered)
     for kind, pattern in pools(cmap).items():
         if matches(pattern, minion):
-            return Declared(kind, processes=_processes(cmap, kind))
+            return _worker(cmap, kind, "", clustered)
     return None
 
 
@@ -96,5 +101,7 @@ def placed(cmap: Map, minion: str, told: list[str]) -> str:
     return own[0]
 
 
-def _processes(cmap: Map, kind: str) -> int:
-    return int(cmap.get("workers", {}).get(kind, {}).get("processes", 1))
+def _worker(cmap: Map, kind: str, address: str, clustered: bool) -> Declared:
+    processes = int(cmap.get("workers", {}).get(kind, {}).get("processes", 1))
+    may = kind in table().kinds and table().kinds[kind].standby_reads
+    return Declared(kind, address, processes, may and clustered and standby_reads(cmap))

@@ -226,6 +226,8 @@ def _to_go(seen: Seen, member: Member) -> str:
         return f"the cluster map says that it is of the kind {declared.kind}"
     if member.state != "gone" and declared.processes != member.processes:
         return f"the cluster map gives it {declared.processes} processes, not {member.processes}"
+    if member.state != "gone" and declared.reads != member.reads:
+        return f"it is to read from {'standbys too' if declared.reads else 'the primary alone'}"
     if member.minion in seen.out:
         return "an operator wants it out"
     return "it was on its way out" if member.state == "draining" else ""

@@ -47,6 +47,7 @@ class Member:
     :param key: SHA-256 fingerprint of the public key that was admitted.
     :param processes: how many processes of Synapse it runs. Written down as it joins, so that
         the map says what is to be, and others are told of it like of any machine's coming.
+    :param reads: whether its processes read from standbys of the database; as with those.
     """
 
     minion: str
@@ -57,6 +58,7 @@ class Member:
     generation: int
     key: str
     processes: int = 1
+    reads: bool = False
 
 
 Registry = Mapping[str, Member]
@@ -111,6 +113,7 @@ def admitted(
         generation=generation,
         key=key,
         processes=declared.processes,
+        reads=declared.reads,
     )
     return {**registry, minion: member}
 

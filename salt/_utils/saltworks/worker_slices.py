@@ -6,7 +6,6 @@ from typing import Any
 
 from . import clustermap, modules, parts, routing, workers
 from .clustermap import Map
-from .parts.database import cluster
 from .plan import (
     AUTHORITY,
     MAIN_REPLICATION_PORT,
@@ -35,7 +34,7 @@ def worker(
     rows = found.of(minion)
     kind = table().kinds[rows[0].kind]
     media = "media" in kind.resources
-    reads = kind.standby_reads and cluster.reads(cmap)
+    reads = any(row.minion == minion and row.reads for row in placement.members)
     formula = {
         **formula,
         "main": False,

@@ -87,14 +87,9 @@ def service(placement: Placement) -> dict[str, dict[str, str]]:
     }
 
 
-def reads(cmap: Map) -> bool:
-    """Whether workers whose kind allows it are to read from standbys."""
-    return bool(cmap.get("database", {}).get("standby_reads", False))
-
-
 def standbys(cmap: Map, placement: Placement) -> list[dict[str, Any]]:
     """Where standbys may be: all of the cluster's machines, as each may be one tomorrow."""
-    if not (placement.clustered and reads(cmap)):
+    if not (placement.clustered and clustermap.standby_reads(cmap)):
         return []
     return [{"host": name, "port": PORT} for name in serving(placement)]
 
@@ -144,7 +139,7 @@ def machine(cmap: Map, placement: Placement, minion: str, secret: Secrets) -> di
                 {"database": name, "user": user, "address": network(each)} for each in sources
             ],
             "peers": [network(each) for each in peers],
-            "reads_by": user if reads(cmap) else "",
+            "reads_by": user if clustermap.standby_reads(cmap) else "",
         },
     }
 
