@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from tests.process.front_door import wait_for
 from tests.process.test_patroni import KILL_SECONDS, SWITCH_SECONDS, Cluster, cluster, renderer
 
 __all__ = ["cluster", "renderer"]
@@ -48,6 +49,9 @@ def test_leaders_that_die(cluster: Cluster, frozen: bool) -> None:
         assert cluster.client.lost(standby) == []
         if frozen:
             leader.freeze(False)
+            wait_for("the old one to step down", lambda: not leader.takes_writes())
         else:
             leader.start()
+        assert cluster.roles() == (standby, leader)
+        assert cluster.client.lost(standby) + cluster.client.lost(leader) == []
     told("frozen" if frozen else "killed", took)
