@@ -8,6 +8,7 @@ import time
 import pytest
 
 from tests.process.front_door import wait_for
+from tests.process.patroni_house import Machine
 from tests.process.test_patroni import KILL_SECONDS, SWITCH_SECONDS, Cluster, cluster, renderer
 
 __all__ = ["cluster", "renderer"]
@@ -18,6 +19,10 @@ TIMES = 10
 def told(what: str, seconds: list[float]) -> None:
     worst, middle = max(seconds), statistics.median(seconds)
     print(f"{what}: first write after {middle:.1f} s (median), {worst:.1f} s (worst) of {TIMES}")
+
+
+def stepped_down(machine: Machine) -> None:
+    wait_for("the old one to step down", lambda: not machine.takes_writes())
 
 
 @pytest.mark.soak
@@ -49,7 +54,7 @@ def test_leaders_that_die(cluster: Cluster, frozen: bool) -> None:
         assert cluster.client.lost(standby) == []
         if frozen:
             leader.freeze(False)
-            wait_for("the old one to step down", lambda: not leader.takes_writes())
+            stepped_down(leader)
         else:
             leader.start()
         assert cluster.roles() == (standby, leader)
