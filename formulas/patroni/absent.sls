@@ -1,6 +1,6 @@
 # Patroni no longer has this machine's server. The last member's goes on under Debian's unit; a
 # standby's stops, and its data folder is for a person to delete.
-{%- from 'patroni/map.jinja' import patroni, config, config_dir, data_dir, drop_in with context %}
+{%- from 'patroni/map.jinja' import patroni, config, config_dir, data_dir, drop_in, program with context %}
 
 patroni-retired:
   patroni.retired:
@@ -17,5 +17,6 @@ patroni-absent-files:
         - {{ config_dir }}/tls.authority
         - {{ data_dir }}.pgpass
         - {{ drop_in }}
+        - {{ program }}
     - require:
         - patroni: patroni-retired

@@ -1,5 +1,5 @@
 # Nothing runs otherwise by this; see patroni.running.
-{%- from 'patroni/map.jinja' import patroni, config, config_dir, pg_config_dir, drop_in with context %}
+{%- from 'patroni/map.jinja' import patroni, config, config_dir, pg_config_dir, drop_in, program with context %}
 
 include:
   - patroni.installed
@@ -31,6 +31,14 @@ patroni-hba:
     - require:
         - sls: postgres.settings
 
+# Release 3.0.2 lets a leader that stood still take back a key that another one has.
+patroni-program:
+  file.managed:
+    - name: {{ program }}
+    - source: salt://patroni/files/patroni_guarded.py
+    - mode: '0755'
+    - makedirs: true
+
 patroni-unit:
   file.managed:
     - name: {{ drop_in }}
@@ -38,6 +46,8 @@ patroni-unit:
     - template: jinja
     - mode: '0644'
     - makedirs: true
+    - require:
+        - file: patroni-program
 
 # Salt sees that a unit has changed, but not by a drop-in alone.
 patroni-unit-loaded:

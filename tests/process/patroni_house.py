@@ -34,6 +34,8 @@ PATRONI = (
     *("saltworks_etcd_keys", *postgres.FILES),
 )
 
+PROGRAM = trees.FORMULAS / "patroni" / "files" / "patroni_guarded.py"
+
 #: Small, as three servers share a test machine's memory.
 GRAINS = {"mem_total": 512, "num_cpus": 1}
 
@@ -347,7 +349,7 @@ class Machine:
     def start(self) -> None:
         """Patroni, as the unit starts it."""
         self.process = self.programs.start(
-            f"patroni-{self.name}", "/usr/bin/patroni", self.config, user=self.user
+            f"patroni-{self.name}", "/usr/bin/python3", str(PROGRAM), self.config, user=self.user
         )
 
     def streaming(self, seconds: float = 40) -> Json:

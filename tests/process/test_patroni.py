@@ -25,7 +25,8 @@ from tests.process.patroni_house import (
     Writer,
     folder,
     leader_of,
-)  # fmt: skip
+    member,
+)
 from tests.render import trees
 from tests.render.conftest import renderer
 
@@ -42,7 +43,7 @@ RULES = postgres.load(postgres.MODULES / "saltworks_patroni_rules.py")
 
 @dataclass
 class Cluster:
-    """Two machines and an etcd.
+    """Two machines and an etcd of three.
 
     :param postmaster: process of the first one's server before Patroni had it.
     """
@@ -95,7 +96,7 @@ def cluster(renderer: trees.Renderer) -> Iterator[Cluster]:
             return made[-1]
 
         try:
-            etcd = Etcd(renderer, programs, authority)
+            etcd = Etcd(renderer, programs, authority, 3)
             one, two = make(2, adopts=True), make(3)
             one.initdb()
             two.initdb()
@@ -273,8 +274,28 @@ def test_a_frozen_leader_acknowledges_nothing_once_another_leads(cluster: Cluste
     while time.monotonic() < until and leader.takes_writes():
         assert not split.tries(leader), "two servers acknowledged writes at a time"
     assert not leader.takes_writes()
+    # Without patroni_guarded.py the old one takes the key back, and the new one's writes are lost.
     assert cluster.roles() == (standby, leader)
-    assert cluster.client.lost(leader) == []
+    assert cluster.client.lost(standby) + cluster.client.lost(leader) == []
+
+
+def test_etcd_s_leader_dies_and_writes_go_on(cluster: Cluster) -> None:
+    leader, standby = cluster.roles()
+    dead = member().status(cluster.etcd.config("dcs1"))["leader"]
+    line = leader.status()["members"][leader.name]["timeline"]
+    cluster.etcd.kill(dead)
+    worst, end = 0.0, time.monotonic() + 15
+    try:
+        # Longer than a key lives.
+        while time.monotonic() < end:
+            worst = max(worst, cluster.client.until([leader], 10)[1])
+            time.sleep(0.2)
+    finally:
+        cluster.etcd.start(dead)
+    print(f"etcd's leader killed: longest write {worst:.1f} s")
+    assert worst < 2
+    assert cluster.roles() == (leader, standby)
+    assert leader.status()["members"][leader.name]["timeline"] == line
 
 
 def test_without_etcd_the_leader_goes_on_while_it_reaches_all(cluster: Cluster) -> None:
