@@ -1,0 +1,172 @@
+"""Backups of a real PostgreSQL, by real pgBackRest, into a real store over TLS."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from salt.exceptions import CommandExecutionError
+from saltworks import backups
+from saltworks.errors import Refused
+
+from tests.process import backup_site
+from tests.process.backup_site import Site
+from tests.process.front_door import wait_for
+from tests.render import trees
+from tests.render.conftest import renderer
+
+__all__ = ["renderer"]
+
+SECRET = "nobody-may-read-this-in-the-store"
+
+
+@pytest.fixture
+def site(renderer: trees.Renderer) -> Iterator[Site]:
+    """Known to a running store."""
+    with backup_site.site(renderer) as here, here.store():
+        here.call("pgbackrest.create")
+        yield here
+
+
+def test_a_backup_counts_once_it_was_restored(site: Site) -> None:
+    site.psql(f"INSERT INTO notes SELECT '{SECRET}' FROM generate_series(1, 2000);")
+    done = site.call("pgbackrest.backup", "full")
+    assert done["type"] == "full"
+    assert site.report()["store"]["encrypted"]
+    assert backup_site.found(Path(site.at["data"]), SECRET)
+    assert not backup_site.found(site.bucket, SECRET)
+
+    said = site.report()
+    assert any("does not count" in row["restored"]
+               for row in backups.table(said, {}, time.time())["backups"])
+    assert any("no backup that counts" in row.what
+               for row in backups.problems(said, {}, time.time()))
+    around = site.call("pgbackrest.mark")
+    seen = site.call("pgbackrest.verify", done["taken"], done["bytes"], around=around)
+    assert seen["good"], seen
+    assert seen["compared"] >= 3
+    assert seen["amcheck"]["done"]
+    verdicts = {done["taken"]: {**seen, "at": time.time(), "machine": "database"}}
+    assert backups.problems(site.report(), verdicts, time.time()) == []
+    assert not os.path.exists(f"{site.top}/scratch/scratch")
+    assert site.notes()
+
+
+def test_a_flipped_byte_in_the_store_is_found(site: Site) -> None:
+    site.psql(f"INSERT INTO notes SELECT '{SECRET}' || g FROM generate_series(1, 20000) g;")
+    done = site.call("pgbackrest.backup", "full")
+    objects = (site.bucket / "pgbackrest/backup/synapse" / done["taken"]).rglob("*")
+    largest = max((row for row in objects if row.is_file() and "manifest" not in row.name),
+                  key=lambda row: row.stat().st_size)
+    data = bytearray(largest.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    largest.write_bytes(data)
+    seen = site.call("pgbackrest.verify", done["taken"], done["bytes"])
+    assert not seen["good"]
+    assert "restore" in seen["why"]
+    verdicts = {done["taken"]: {**seen, "at": time.time(), "machine": "database"}}
+    assert not backups.counts(site.report()["store"]["backups"][0], verdicts)
+
+
+def test_what_does_not_fit_is_not_begun(site: Site) -> None:
+    done = site.call("pgbackrest.backup", "full")
+    with pytest.raises(CommandExecutionError, match=r"MiB free, .* MiB needed.*Nothing was changed"):
+        site.call("pgbackrest.verify", done["taken"], 1 << 60)
+    assert not os.path.exists(f"{site.top}/scratch/scratch")
+
+
+def test_restored_to_the_moment_asked_for(site: Site) -> None:
+    site.psql("INSERT INTO e2e_one_time_keys_json VALUES (1), (2);")
+    site.call("pgbackrest.backup", "full")
+    site.note("before")
+    target = site.note("last-before")
+    site.note("after")
+    done = site.restore(target)
+    assert done["changed"]
+    assert site.notes() == ["before", "last-before"]
+    assert done["timeline"] == {"from": 1, "to": 2}
+    assert done["one_time_keys"] == 2
+    assert site.psql("SELECT count(*) FROM e2e_one_time_keys_json;") == "0"
+    assert site.psql("SHOW recovery_target_time;") == ""
+    assert done["reached"] <= target
+
+    site.note("written-since")
+    again = site.restore(target)
+    assert not again["changed"]
+    assert "written-since" in site.notes()
+
+
+def test_what_a_restore_put_aside_can_be_had_again(site: Site) -> None:
+    site.call("pgbackrest.backup", "full")
+    first = site.note("one")
+    second = site.note("two")
+    site.restore(first)
+    assert site.notes() == ["one"]
+    site.call("pgbackrest.backup", "diff")
+    third = site.note("three")
+    site.note("four")
+    # On the timeline that was put aside, and not at the fork of the new one.
+    site.restore(second)
+    assert site.notes() == ["one", "two"]
+    site.restore(third)
+    assert site.notes() == ["one", "three"]
+    assert len(site.call("pgpitr.kept")["folders"]) == 3
+    assert len(site.call("pgpitr.forget")) == 3
+
+
+@pytest.mark.parametrize(("target", "what"), [
+    ("yesterday", "is no time"), ("2026-11-28T01:30:00", "has no zone"),
+    ("2199-01-01T00:00:00+00:00", "is to come"), ("2001-01-01T00:00:00Z", "is not covered; covered"),
+])
+def test_a_time_that_cannot_be_had_is_refused(site: Site, target: str, what: str) -> None:
+    site.call("pgbackrest.backup", "full")
+    with pytest.raises(Refused, match=what):
+        site.source(target)
+
+
+def test_a_restore_that_fails_leaves_what_was(site: Site) -> None:
+    site.call("pgbackrest.backup", "full")
+    target = site.note("one")
+    site.note("two")
+    found = site.source(target)
+    (archived,) = site.bucket.glob("pgbackrest/archive/synapse/15-1/00000001*")
+    site.psql("SELECT pg_current_xact_id(); SELECT pg_switch_wal();")
+    backup = site.report()["store"]["backups"][0]
+    wait_for("the WAL", lambda: site.report()["server"]["waiting"] == 0)
+    # The WAL between backup and target has a hole.
+    for row in archived.iterdir():
+        if int(row.name[16:24], 16) > backup["last"]:
+            row.unlink()
+    with pytest.raises(CommandExecutionError, match="as it was before serves again"):
+        site.call("pgpitr.restore", target, found.label, found.timeline, found.bytes)
+    assert site.notes() == ["one", "two"]
+    assert site.call("pgpitr.kept")["folders"] == []
+    assert site.psql("SELECT timeline_id FROM pg_control_checkpoint();") == "1"
+
+
+def test_without_the_store_the_server_serves_and_catches_up(renderer: trees.Renderer) -> None:
+    with backup_site.site(renderer) as site:
+        with site.store():
+            site.call("pgbackrest.create")
+            site.call("pgbackrest.backup", "full")
+        for word in ("one", "two"):
+            site.note(word)
+            site.psql("SELECT pg_switch_wal();")
+        wait_for("a failure of archiving", lambda: site.report()["server"]["waiting"] >= 2)
+        said = site.report()
+        assert "error" in said["store"]
+        assert any(row.place == "store" for row in backups.problems(said, {}, time.time()))
+        with pytest.raises(CommandExecutionError):
+            site.call("pgbackrest.backup", "diff")
+        assert site.notes() == ["one", "two"]
+        with site.store():
+            wait_for("the archive", lambda: site.report()["server"]["waiting"] == 0, 90)
+            said = site.report()
+            assert len(backups.spans(said["store"]["backups"], said["store"]["stretches"])) == 1
+            target = site.note("three")
+            site.note("four")
+            site.restore(target)
+            assert site.notes() == ["one", "three", "two"]
