@@ -180,7 +180,7 @@ def verify(
         __salt__["pgscratch.sweep"](directory, here)
         need_room(directory, bytes)
         bound = 300 + bytes / SLOW
-        point = str(around["point"]) if around else ""
+        point, along = (str(around["point"]), "latest") if around else ("", "current")
 
         def fill(scratch: str) -> None:
             words = ["restore", f"--set={label}", f"--pg1-path={scratch}/data", "--type=none"]
@@ -194,7 +194,7 @@ def verify(
         )
         try:
             with __salt__["pgscratch.recovered"](
-                directory, point, here, fill, fetch, bound, timeline="latest" if point else "current"
+                directory, point, here, fill, fetch, bound, timeline=along
             ) as copy:
                 seen = _look(copy, here["database"], around, amcheck_seconds)
         except CommandExecutionError as problem:

@@ -56,8 +56,8 @@ def restore(
     :param bytes: of the cluster in the backup.
     :param path: of the formula's settings, if not its own.
     :returns: ``changed``, ``target``, ``reached`` (time of the last commit in it), ``timeline``
-        (``from`` and ``to``), ``kept`` (the old data folder), ``one_time_keys`` (that were dropped),
-        ``seconds`` of each step. Unchanged when this is what was done last.
+        (``from`` and ``to``), ``kept`` (the old data folder), ``one_time_keys`` (how many were
+        dropped), ``seconds`` of each step. Unchanged when this is what was done last.
     :raises CommandExecutionError: it failed; says what stands in its place.
 
     CLI Example:
@@ -116,6 +116,7 @@ def _restored(
     seconds: dict[str, float] = {}
     begun = time.monotonic()
     if __salt__["pgcluster.condition"](here["data"]) == "ready":
+        _nobody_is_in(here)
         _close(here)
     before = _timeline(here, here["data"])
     record = {
@@ -160,6 +161,22 @@ def _restored(
     done = _finished(here, record)
     _lap(seconds, "serving", begun)
     return {**done, "changed": True, "seconds": seconds}
+
+
+def _nobody_is_in(here: Mapping[str, Any]) -> None:
+    """Refuse to take a database away from under those who use it."""
+    asked = (
+        "SELECT coalesce(json_agg(DISTINCT coalesce(host(client_addr), 'this machine') || ' as ' "
+        "|| usename), '[]') FROM pg_stat_activity "
+        f"WHERE datname = '{here['database']}' AND backend_type = 'client backend';"
+    )
+    there = __salt__["pgcluster.connection"](here)
+    who = __salt__["pgcluster.sql"](there, asked, what="who is connected")[0]
+    if who:
+        raise CommandExecutionError(
+            f"{here['database']} is in use: {', '.join(who)}. Shut the door, stop Synapse and its "
+            "workers, and call it again. Nothing was changed"
+        )
 
 
 def _close(here: Mapping[str, Any]) -> None:

@@ -42,7 +42,8 @@ def stanza(name: str) -> dict[str, Any]:
         __salt__["pgbackrest.create"]()
     except CommandExecutionError as problem:
         return _ret(name, False, str(problem))
-    return {**_ret(name, True, "made known to the store; its WAL arrives there"), "changes": changes}
+    made = _ret(name, True, "made known to the store; its WAL arrives there")
+    return {**made, "changes": changes}
 
 
 def _ret(name: str, result: bool | None, comment: str) -> dict[str, Any]:

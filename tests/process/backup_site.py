@@ -18,7 +18,7 @@ from typing import Any
 from saltworks import backups, pki
 
 from tests.process import postgres, store
-from tests.process.front_door import free_ports
+from tests.process.front_door import free_ports, wait_for
 from tests.render import trees
 
 Json = dict[str, Any]
@@ -72,6 +72,37 @@ class Site:
 
     def notes(self) -> list[str]:
         return self.psql("SELECT word FROM notes ORDER BY word;").split()
+
+    def spans(self) -> list[backups.Span]:
+        store_ = self.report()["store"]
+        return backups.spans(store_["backups"], store_["stretches"])
+
+    def begin(self, word: str) -> subprocess.Popen[str]:
+        """The formula's program, as the timer's service starts it."""
+        here = json.loads(Path(self.settings).read_text())
+        return subprocess.Popen(
+            ["/usr/bin/python3", here["program"], self.settings, word],
+            stdout=subprocess.PIPE, text=True, **self.salt["pgcluster.identity"](here["os_user"]),
+        )  # fmt: skip
+
+    def nightly(self) -> Json:
+        with self.begin("nightly") as process:
+            said, _ = process.communicate(timeout=120)
+        done: Json = json.loads(said)
+        return done
+
+    @contextlib.contextmanager
+    def connected(self) -> Iterator[None]:
+        """Somebody uses the database."""
+        words = ["-X", "-h", self.at["socket"], "-p", str(self.at["port"]), "-d", "synapse"]
+        with subprocess.Popen(
+            [f"{self.at['bindir']}/psql", *words, "-c", "SELECT pg_sleep(60);"],
+            stdout=subprocess.DEVNULL, **self.salt["pgcluster.identity"](self.at["os_user"]),
+        ) as process:  # fmt: skip
+            asked = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(60)%';"
+            wait_for("a connection", lambda: int(self.psql(asked, "postgres")) > 1)
+            yield
+            process.terminate()
 
     def source(self, target: str) -> backups.Source:
         """As the master decides it."""
@@ -171,6 +202,8 @@ def _configured(
         text = renderer.template(case, chunk["source"], {})
         for told, real in own.items():
             text = text.replace(told, real)
+        # A store that is gone is given up sooner.
+        text = text.replace("io-timeout=20", "io-timeout=2\narchive-timeout=10")
         if name.endswith(".json"):
             text = json.dumps({**json.loads(text), "os_user": here.at["os_user"],
                                "records": f"{here.top}/records"})

@@ -26,6 +26,9 @@ Json = dict[str, Any]
 #: How long the store and the server may take to say what there is, in seconds.
 STORE_SECONDS, SERVER_SECONDS = 120, 30
 
+#: It asks four times, each time for so long, before it gives the store up.
+BRIEF = "--io-timeout=3"
+
 #: pgBackRest's exit code when another run has its lock (error.auto.h, LockAcquireError).
 LOCKED = 50
 
@@ -83,15 +86,18 @@ def store(settings: Mapping[str, Any]) -> Json:
 
     :raises Failed: the store does not answer, or cannot be read.
     """
-    said = json.loads(_pgbackrest(settings, ["info", "--output=json"], STORE_SECONDS))
-    stanza = next((row for row in said if row["name"] == settings["stanza"]), {})
+    words = ["info", "--output=json", BRIEF]
+    found = json.loads(_pgbackrest(settings, words, STORE_SECONDS))
+    stanza = next((row for row in found if row["name"] == settings["stanza"]), {})
     # Codes of pgBackRest's info: 0 is well, 2 without a backup yet.
     if stanza.get("status", {}).get("code") not in (0, 2):
-        why = stanza.get("status", {}).get("message", "there is nothing of it")
-        raise Failed(f"the store does not know {settings['stanza']}: {why}")
+        said = [row["status"]["message"] for row in stanza.get("repo", [])]
+        why = "; ".join(said)[-1000:] or "there is nothing of it"
+        raise Failed(f"the store does not tell of {settings['stanza']}: {why}")
     listing: Json = {}
     if folder := archive_id(stanza):
-        words = ["repo-ls", "--recurse", "--output=json", f"archive/{settings['stanza']}/{folder}"]
+        words = ["repo-ls", BRIEF, "--recurse", "--output=json"]
+        words += [f"archive/{settings['stanza']}/{folder}"]
         listing = json.loads(_pgbackrest(settings, words, STORE_SECONDS))
     return {
         "backups": backups(stanza),

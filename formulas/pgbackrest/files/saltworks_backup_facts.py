@@ -18,7 +18,7 @@ SEGMENT_BYTES = 16 << 20
 #: Segments with one high part in their name.
 _OF_ONE_LOG = (1 << 32) // SEGMENT_BYTES
 
-_SEGMENT = re.compile(r"(?:.*/)?([0-9A-F]{8})([0-9A-F]{8})([0-9A-F]{8})(?:-[0-9a-f]{40}[.a-z0-9]*)?")
+_SEGMENT = re.compile(r"(?:.*/)?([0-9A-F]{8})([0-9A-F]{8})([0-9A-F]{8})(?:-[0-9a-f]{40}[.\w]*)?")
 _HISTORY = re.compile(r"(?:.*/)?([0-9A-F]{8})\.history")
 
 
@@ -83,17 +83,18 @@ def stretches(listing: Mapping[str, Mapping[str, Any]]) -> list[Json]:
 
     :param listing: of the folder :func:`archive_id`, path to ``time`` and more.
     :returns: ``timeline``, ``first`` and ``last`` (numbers of segments), ``since`` and ``until``
-        (when the first and the last were stored; where a timeline begins: when that was).
+        (when the first and the last were stored; where a timeline begins: when that was). Times
+        of objects are cut to whole seconds, and are given as the end of theirs.
     """
     begun = {
-        int(found[1], 16): int(row["time"])
+        int(found[1], 16): int(row["time"]) + 1
         for path, row in listing.items()
         if (found := _HISTORY.fullmatch(path))
     }
     stored: dict[tuple[int, int], int] = {}
     for path, row in listing.items():
         if _SEGMENT.fullmatch(path) and row.get("type") == "file":
-            stored[segment(path)] = int(row["time"])
+            stored[segment(path)] = int(row["time"]) + 1
     found_: list[Json] = []
     for (timeline, number), when in sorted(stored.items()):
         last = found_[-1] if found_ else None

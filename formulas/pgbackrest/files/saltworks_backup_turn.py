@@ -58,7 +58,7 @@ def turn(
         return Turn("full", "there is none yet")
     newest = max(backups, key=lambda row: row["stop"])
     if stretches and not leads_to_the_end(newest, list(stretches)):
-        return Turn("diff", f"WAL is missing since {newest['label']}: times after it are not covered")
+        return Turn("diff", f"WAL is missing since {newest['label']}: no time after it is covered")
     if newest["start"] >= due:
         return Turn("", f"{newest['label']} is of this night")
     if max(row["start"] for row in fulls) < due - (full_days - 1) * DAY:

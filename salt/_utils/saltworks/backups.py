@@ -62,7 +62,7 @@ class Span:
 
 
 def archive_settings(stanza: str = STANZA) -> dict[str, str]:
-    """PostgreSQL's settings of a cluster whose WAL is archived; for its configuration, or Patroni's.
+    """PostgreSQL's settings of a cluster whose WAL is archived, for its own or Patroni's file.
 
     ``archive_mode`` takes a restart, and is on from the beginning; the others a reload.
     """
@@ -200,7 +200,8 @@ def newest(backups: Sequence[Row], label: str = "") -> Row:
     if not fits:
         what = f"there is no backup {label}".rstrip()
         there = ", ".join(row["label"] for row in backups) or "none"
-        raise Refused("backup", [Problem("store", what, f"there: {there}; salt-run backup.now full")])
+        see = f"there: {there}; salt-run backup.now full"
+        raise Refused("backup", [Problem("store", what, see)])
     return max(fits, key=lambda row: float(row["stop"]))
 
 
