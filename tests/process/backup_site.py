@@ -20,6 +20,7 @@ from saltworks import backups, pki
 from tests.process import postgres, store
 from tests.process.front_door import free_ports, wait_for
 from tests.render import trees
+from tests.unit.house import House
 
 Json = dict[str, Any]
 
@@ -216,3 +217,23 @@ def found(folder: Path, word: str) -> list[str]:
         ["grep", "-rlaF", word, str(folder)], capture_output=True, text=True, check=False
     )
     return done.stdout.split()
+
+
+class Operator(House):
+    """The runner ``backup`` over one machine, which is the site."""
+
+    def __init__(self, site: Site) -> None:
+        super().__init__("backup")
+        self.site = site
+        vars(self.module).update(__opts__={}, Machines=lambda opts: self)
+
+    def map(self) -> Any:
+        return {"machines": {"database": {"role": "database"}}}
+
+    def calls(self, names: list[str], function: str, *args: Any, **kwargs: Any) -> Json:
+        if function.startswith("saltutil."):
+            return {name: [] for name in names}
+        return {name: self.site.call(function, *args) for name in names}
+
+    def call(self, minion: str, function: str, *args: Any, bound: float = 0, **kwargs: Any) -> Any:
+        return self.site.call(function, *args, **kwargs)

@@ -248,3 +248,23 @@ def test_a_restore_that_was_killed_is_begun_anew(
     assert done["changed"]
     assert site.notes() == ["one"]
     assert len(site.call("pgpitr.kept")["folders"]) == 1
+
+
+def test_what_an_operator_does_and_sees(site: Site) -> None:
+    salt_run = backup_site.Operator(site).module
+    assert salt_run.status()["data"]["problems"] == [
+        "backups: there is none -> salt-run backup.now full"
+    ]
+    assert salt_run.take("full").endswith(" s")
+    assert salt_run.status()["retcode"] == 1, "one that was not restored does not count"
+    assert salt_run.verify().startswith("good: ")
+    shown = salt_run.status()
+    assert shown["problems"] == []
+    assert shown["primary"] == "database"
+    assert "on database: good" in shown["backups"][0]["restored"]
+    target = site.note("one")
+    site.note("two")
+    assert "timeline 1" in salt_run.covered(target)["said"]
+    assert salt_run.restore(target)["changes"]["database"]["timeline"] == {"from": 1, "to": 2}
+    assert site.notes() == ["one"]
+    assert salt_run.restore(target)["changes"] == {}
