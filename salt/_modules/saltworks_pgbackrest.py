@@ -249,12 +249,11 @@ def _look(
         )
         wrong = __salt__["pgproof.unproven"](around["before"], around["after"], value)
     checked = {} if wrong else __salt__["pgproof.amcheck"](copy, database, seconds)
-    why = "; ".join(wrong) or "restored, compared, all its pages read" if around else (
-        "restored to its end, all its pages read"
-    )
+    done = "restored and compared" if around else "restored to its end"
+    done += ", all its pages read" if checked.get("done") else f" ({checked.get('why')})"
     return {
         "good": not wrong,
-        "why": why,
+        "why": "; ".join(wrong) or done,
         "restore_seconds": copy["seconds"],
         "compared": len(value),
         "amcheck": checked,

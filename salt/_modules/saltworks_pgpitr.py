@@ -31,6 +31,9 @@ STOP_SECONDS, START_SECONDS = 180, 180
 #: the WAL, of which nobody knows beforehand how much there is.
 SLOW, REPLAY_SECONDS = 10 << 20, 7200
 
+#: In place of a time.
+LATEST = "latest"
+
 #: What a restore leaves in postgresql.auto.conf: a standby copied from it would stop there, too.
 LEFT = (
     "restore_command", "recovery_target_time", "recovery_target_action",
@@ -50,7 +53,8 @@ def restore(
 ) -> dict[str, Any]:
     """The cluster as it was at a time; nobody may be using it.
 
-    :param target: ISO 8601 with zone. What was committed later is not in it.
+    :param target: ISO 8601 with zone: what was committed later is not in it. Or ``latest``, for a
+        server that is lost, and does not run: all there is in the store.
     :param label: the backup to begin with.
     :param timeline: that recovery is to follow.
     :param bytes: of the cluster in the backup.
@@ -67,7 +71,11 @@ def restore(
         salt database pgpitr.restore 2026-11-28T01:30:00+00:00 20261127-020012F 1 73400320
     """
     here = _settings(path)
-    when = datetime.fromisoformat(target)
+    words = ["--type=default"]
+    if target != LATEST:
+        # pgBackRest's form of a time. It stands still there, to be looked at.
+        when = datetime.fromisoformat(target).isoformat(sep=" ")
+        words = ["--type=time", f"--target={when}", "--target-action=pause"]
     folder = __salt__["pgcontent.made_folder"](here)
     with __salt__["pgcluster.held"](folder, f"restore to {target}"):
         record = _record(here)
@@ -75,7 +83,8 @@ def restore(
             return {**_finished(here, record), "changed": False}
         if record.get("step") == "begun":
             _put_back(here, record)
-        return _restored(here, target, when, {"label": label, "timeline": timeline}, bytes)
+        source = {"target": target, "label": label, "timeline": timeline}
+        return _restored(here, source, words, bytes)
 
 
 def kept(path: str = "") -> dict[str, Any]:
@@ -105,9 +114,11 @@ def forget(path: str = "") -> list[str]:
 
 
 def _restored(
-    here: Mapping[str, Any], target: str, when: datetime, source: Mapping[str, Any], size: int
+    here: Mapping[str, Any], source: Mapping[str, Any], words: list[str], size: int
 ) -> dict[str, Any]:
-    parent = os.path.dirname(here["data"])
+    parent, target = os.path.dirname(here["data"]), source["target"]
+    if not os.path.isdir(f"{here['data']}/pg_tblspc"):
+        raise CommandExecutionError(f"{here['data']} is no data folder: apply this machine's role")
     __salt__["pgbackrest.need_room"](parent, size)
     if os.listdir(f"{here['data']}/pg_tblspc"):
         raise CommandExecutionError(
@@ -120,7 +131,6 @@ def _restored(
         _close(here)
     before = _timeline(here, here["data"])
     record = {
-        "target": target,
         "step": "begun",
         "from": before,
         "kept": f"{here['data']}.before-{__salt__['pgcluster.stamp']()[:14]}",
@@ -134,11 +144,8 @@ def _restored(
     promoting = False
     try:
         __salt__["pgcluster.make_directory"](here["data"], here["os_user"])
-        # pgBackRest's form of a time.
-        utc = when.isoformat(sep=" ")
-        words = ["restore", f"--set={source['label']}", "--type=time", f"--target={utc}"]
-        words += ["--target-action=pause", f"--target-timeline={source['timeline']}"]
-        __salt__["pgbackrest.command"](here, words, 300 + size / SLOW)
+        chosen = [f"--set={source['label']}", f"--target-timeline={source['timeline']}"]
+        __salt__["pgbackrest.command"](here, ["restore", *chosen, *words], 300 + size / SLOW)
         _lap(seconds, "restored", begun)
         with _private(here, size) as there:
             record |= _recovered(there, size)
@@ -230,7 +237,9 @@ def _recovered(there: Mapping[str, Any], size: int) -> dict[str, Any]:
     :raises CommandExecutionError: it ended before, or took too long.
     """
     asked = (
-        "SELECT json_build_array(pg_get_wal_replay_pause_state(), pg_last_xact_replay_timestamp());"
+        "SELECT json_build_array(CASE WHEN pg_is_in_recovery() THEN "
+        "pg_get_wal_replay_pause_state() END, pg_last_xact_replay_timestamp(), "
+        "pg_is_in_recovery());"
     )
     connection = __salt__["pgcluster.connection"](there)
 
@@ -238,7 +247,8 @@ def _recovered(there: Mapping[str, Any], size: int) -> dict[str, Any]:
         if __salt__["pgcluster.condition"](there["data"]) == "gone":
             raise CommandExecutionError("the copy gave up before it was at the time asked for.")
         row = __salt__["pgcluster.sql"](connection, asked, what="the state of recovery")[0]
-        return row if row[0] == "paused" else None
+        # To the end of the WAL it does not stand still: it is a primary then.
+        return row if row[0] == "paused" or not row[2] else None
 
     bound = REPLAY_SECONDS + size / SLOW
     then = "There is much WAL between the backup and that time."
@@ -252,7 +262,9 @@ def _promoted(there: Mapping[str, Any], database: str) -> dict[str, Any]:
     """The copy becomes a primary that nobody has heard of yet, and is made fit for use."""
     server = __salt__["pgcluster.connection"](there)
     __salt__["pgcluster.sql"](
-        server, "SELECT to_json(pg_wal_replay_resume()::text);", what="the end of recovery"
+        server,
+        "SELECT to_json(CASE WHEN pg_is_in_recovery() THEN pg_wal_replay_resume()::text END);",
+        what="the end of recovery",
     )
     asked = "SELECT to_json(NOT pg_is_in_recovery());"
     __salt__["pgcluster.wait_until"](

@@ -120,29 +120,31 @@ def verify(machine: str = "", label: str = "") -> str | dict[str, Any]:
 
 
 @refusing
-def covered(target: str) -> dict[str, Any]:
+def covered(target: str, machine: str = "") -> dict[str, Any]:
     """Refuse a time that the database cannot be restored to; nothing is changed.
 
-    :param target: ISO 8601 with zone.
+    :param target: ISO 8601 with zone; or ``latest``, when the server is lost.
+    :param machine: where; the primary's.
     :returns: for a step: what a restore would begin with.
     """
-    primary, found = _source(target)
+    primary, found = _source(target, machine)
     said = f"{primary}: from {found.label}, along timeline {found.timeline}"
     return {"said": said, "changes": {}}
 
 
 @refusing
-def restore(target: str) -> dict[str, Any]:
+def restore(target: str, machine: str = "") -> dict[str, Any]:
     """The database as it was at a time, on the machine that is its primary.
 
     Who conducts has shut the door and stopped Synapse: the machine refuses as long as anybody is
     connected. Standbys have to be made anew afterwards.
 
-    :param target: ISO 8601 with zone.
+    :param target: ISO 8601 with zone; or ``latest``, when the server is lost.
+    :param machine: where; the primary's. To be named when there is none any more.
     """
     house = Tree.of(__opts__)
     lock.take(house, "restore of the database", LONG_SECONDS)
-    primary, found = _source(target)
+    primary, found = _source(target, machine)
     _say(f"{primary}: {found.label} ({backups.size(found.bytes)}) is being restored to {target}")
     done = Machines(__opts__).call(
         primary,
@@ -153,18 +155,22 @@ def restore(target: str) -> dict[str, Any]:
         found.bytes,
         bound=LONG_SECONDS,
     )
+    if not done["changed"]:
+        again = f"salt {primary} pgpitr.forget, to do it once more"
+        return {"said": f"{primary}: was restored to {target} before; {again}", "changes": {}}
     said = (
         f"{primary}: restored to {target}, last commit {done['reached']}; timeline "
         f"{done['timeline']['from']} to {done['timeline']['to']}; what was before is kept in "
         f"{done['kept']}"
     )
-    return {"said": said, "changes": {primary: done} if done["changed"] else {}}
+    return {"said": said, "changes": {primary: done}}
 
 
-def _source(target: str) -> tuple[str, backups.Source]:
-    backups.moment(target)
+def _source(target: str, machine: str) -> tuple[str, backups.Source]:
+    if target != backups.LATEST:
+        backups.moment(target)
     house = Tree.of(__opts__)
-    primary, reports = _asked(house, "restore")
+    primary, reports = _asked(house, "restore", machine)
     store, server = reports[primary]["store"], reports[primary]["server"]
     if "error" in store:
         raise Refused("restore", [Problem("store", store["error"], "docs/backup.md")])
@@ -173,11 +179,14 @@ def _source(target: str) -> tuple[str, backups.Source]:
     return primary, found
 
 
-def _asked(house: Tree, what: str) -> tuple[str, dict[str, Mapping[str, Any]]]:
+def _asked(
+    house: Tree, what: str, machine: str = ""
+) -> tuple[str, dict[str, Mapping[str, Any]]]:
     """The primary's machine, and the report of each that answers.
 
     With one machine alone it is that, even when its server does not run.
 
+    :param machine: the one to take, whatever it is.
     :raises Refused: there is no primary, or more than one.
     """
     cmap = house.map()
@@ -192,6 +201,8 @@ def _asked(house: Tree, what: str) -> tuple[str, dict[str, Mapping[str, Any]]]:
     found = [name for name in names if _is_primary(reports.get(name))]
     if len(names) == len(reports) == 1:
         found = list(reports)
+    if machine:
+        found = [name for name in reports if name == machine]
     if len(found) != 1:
         wrong = [Problem(name, str(row), "see that machine")
                  for name, row in answers.items() if name not in reports]

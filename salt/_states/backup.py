@@ -16,16 +16,22 @@ def __virtual__() -> str:
     return __virtualname__
 
 
-def covered(name: str) -> dict[str, Any]:
-    """The time ``name`` can be restored to. It only reads, and so is part of the plan."""
-    return _did(name, *steps.run(__salt__, "backup.covered", target=name))
+def covered(name: str, machine: str = "") -> dict[str, Any]:
+    """The time ``name`` can be restored to. It only reads, and so is part of the plan.
+
+    :param machine: where, if not on the primary's.
+    """
+    return _did(name, *steps.run(__salt__, "backup.covered", target=name, machine=machine))
 
 
-def restored(name: str) -> dict[str, Any]:
-    """The database is as it was at the time ``name``."""
+def restored(name: str, machine: str = "") -> dict[str, Any]:
+    """The database is as it was at the time ``name``.
+
+    :param machine: where, if not on the primary's.
+    """
     if __opts__["test"]:
         return steps.ret(name, None, f"the database would be put back to {name}")
-    return _did(name, *steps.run(__salt__, "backup.restore", target=name))
+    return _did(name, *steps.run(__salt__, "backup.restore", target=name, machine=machine))
 
 
 def verified(name: str) -> dict[str, Any]:

@@ -118,6 +118,14 @@ class Site:
         )
         return done
 
+    def anew(self) -> None:
+        """Another cluster in place of this one."""
+        shutil.rmtree(self.at["data"])
+        initdb = ["-A", "peer", "--locale=C", "-E", "UTF8", "-N"]
+        postgres.as_user(self.at, "mkdir", "-m", "0700", f"{self.at['top']}/run/data")
+        os.rename(f"{self.at['top']}/run/data", self.at["data"])
+        postgres.as_user(self.at, f"{self.at['bindir']}/initdb", "-D", self.at["data"], *initdb)
+
     def service(self, word: str) -> None:
         """As a service manager: what runs is not started again."""
         if (self.salt["pgcluster.condition"](self.at["data"]) == "gone") == (word == "stop"):

@@ -268,3 +268,18 @@ def test_what_an_operator_does_and_sees(site: Site) -> None:
     assert salt_run.restore(target)["changes"]["database"]["timeline"] == {"from": 1, "to": 2}
     assert site.notes() == ["one"]
     assert salt_run.restore(target)["changes"] == {}
+
+
+def test_a_machine_that_lost_everything_gets_all_that_is_in_the_store(site: Site) -> None:
+    site.call("pgbackrest.backup", "full")
+    site.note("one")
+    site.psql("SELECT pg_switch_wal();")
+    wait_for("the archive", lambda: site.psql(WAITING) == "0")
+    site.service("stop")
+    # As its package makes a cluster on a new machine: another one, with nothing in it.
+    site.anew()
+    salt_run = backup_site.Operator(site).module
+    assert "timeline 1" in salt_run.covered("latest")["said"]
+    assert salt_run.restore("latest")["changes"]["database"]["timeline"]["to"] == 2
+    assert site.notes() == ["one"]
+    assert salt_run.take("full").startswith("20")

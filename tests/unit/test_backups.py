@@ -87,6 +87,19 @@ def test_and_after_a_second_one() -> None:
     assert [at(s, rows, wal) for s in (350, 600, 1000)] == ["b100 1", "b100 2", "b100 3"]
 
 
+def test_of_a_lost_server_all_there_is_is_restored() -> None:
+    rows, wal = [backup(100, 3), backup(200, 6)], [stretch(1, 1, 9, 0, 300)]
+    assert backups.source("latest", rows, wal, BEGIN, live=False) == backups.Source(
+        "b200", 1, 1 << 30
+    )
+    wal += [stretch(2, 5, 7, 310, 400)]
+    assert backups.source("latest", rows, wal, BEGIN, live=False).label == "b100"
+    with pytest.raises(Refused, match="the server runs"):
+        backups.source("latest", rows, wal, BEGIN, live=True)
+    with pytest.raises(Refused, match="there is no backup"):
+        backups.source("latest", [], [], BEGIN, live=False)
+
+
 @pytest.mark.parametrize("target", ["", "soon", "2026-11-28", "2026-11-28T01:00", None])
 def test_a_time_without_a_zone_is_none(target: Any) -> None:
     with pytest.raises(Refused, match="write one such as"):

@@ -33,6 +33,10 @@ BACKLOG = 64
 
 SEGMENT_BYTES = 16 << 20
 
+
+#: In place of a time: all there is in the store, when the server itself is lost.
+LATEST = "latest"
+
 Row = Mapping[str, Any]
 
 
@@ -159,11 +163,13 @@ def source(
 ) -> Source:
     """Where a restore to a time begins.
 
-    :param target: see :func:`moment`.
+    :param target: see :func:`moment`; or :data:`LATEST`, for a server that does not run.
     :param now: seconds since the epoch.
     :param live: whether the primary runs, and can archive what it has up to now.
     :raises Refused: it is no time, is to come, or is not covered; says what is.
     """
+    if target == LATEST:
+        return _latest(backups, stretches, live)
     when = moment(target).timestamp()
     if when >= now:
         what = f"is to come: it is {stamp(now)}"
@@ -183,6 +189,16 @@ def source(
         what = f"is not covered; covered is {covered}"
         raise Refused("restore", [Problem(f"target {target!r}", what, "name a time in there")])
     best = max(fits, key=lambda row: float(row["stop"]))
+    return Source(best["label"], timeline, best["bytes"])
+
+
+def _latest(backups: Sequence[Row], stretches: Sequence[Row], live: bool) -> Source:
+    if live:
+        what = "the server runs, and has all that the store has"
+        raise Refused("restore", [Problem(f"target {LATEST!r}", what, "name a time, or stop it")])
+    timeline = stretches[-1]["timeline"] if stretches else 1
+    fits = [row for row in backups if _at(row, stretches) is not None]
+    best = newest([row for row in fits if _leads_to(row, timeline, stretches)])
     return Source(best["label"], timeline, best["bytes"])
 
 
@@ -276,11 +292,13 @@ def table(report: Row, verdicts: Mapping[str, Row], now: float) -> dict[str, Any
         archiver = server["archiver"]
         lag = behind(server, store["stretches"]) if "error" not in store else None
         shown["archive"] = {
-            "last": f"{archiver['last_archived_wal']} at {archiver['last_archived_time']}",
             "waiting": f"{server['waiting']} segments",
             "behind": "unknown" if lag is None else size(lag),
             "failures": archiver["failed_count"],
+            "last failure": archiver["last_failed_time"] or "none",
         }
+        if "error" not in store and store["stretches"]:
+            shown["archive"]["stored up to"] = _up_to(store["stretches"][-1])
     shown["problems"] = [str(row) for row in problems(report, verdicts, now)]
     return shown
 
@@ -321,6 +339,12 @@ def _of_one(backup: Row, verdict: Row) -> list[Problem]:
         what = "pages of the live database had wrong checksums when it was taken"
         found.append(Problem(backup["label"], what, "look at the primary's disk; pg_amcheck"))
     return found
+
+
+def _up_to(stretch: Row) -> str:
+    at = (stretch["last"] + 1) * SEGMENT_BYTES
+    position = f"{at >> 32:X}/{at & 0xFFFFFFFF:X} of timeline {stretch['timeline']}"
+    return f"{position}, at {stamp(stretch['until'])}"
 
 
 def _shown(backup: Row, verdicts: Mapping[str, Row]) -> dict[str, Any]:

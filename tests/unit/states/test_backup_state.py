@@ -86,7 +86,7 @@ def test_a_restore_is_planned_by_what_only_reads() -> None:
     assert state.covered("T")["result"] is True
     assert state.restored("T")["result"] is None
     assert state.verified("")["result"] is None
-    assert asked == [("backup.covered", {"target": "T"})]
+    assert asked == [("backup.covered", {"target": "T", "machine": ""})]
 
 
 def test_a_refused_time_fails() -> None:
@@ -98,5 +98,5 @@ def test_a_refused_time_fails() -> None:
 def test_what_was_done_is_a_change() -> None:
     state, asked = steps({"said": "restored", "changes": {"database": {"kept": "/k"}}})
     assert state.restored("T")["changes"] == {"database": {"kept": "/k"}}
-    assert asked == [("backup.restore", {"target": "T"})]
+    assert asked == [("backup.restore", {"target": "T", "machine": ""})]
     assert state.verified("standby")["result"] is True
