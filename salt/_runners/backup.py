@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from saltworks import backups, bank, clustermap, lock
+from saltworks import backup_report, backups, bank, clustermap, lock
 from saltworks.errors import Problem, Refused
 from saltworks.loaders import refusing
 from saltworks.minions import MachineError, Machines, bring_modules
@@ -44,10 +44,9 @@ def status() -> dict[str, Any]:
     """
     house = Tree.of(__opts__)
     primary, reports = _asked(house, "backup.status")
-    shown = {
-        "primary": primary,
-        **backups.table(reports[primary], bank.read(house.store, backups.RECORD), time.time()),
-    }
+    verdicts = bank.read(house.store, backups.RECORD)
+    table = backup_report.table(reports[primary], verdicts, time.time())
+    shown = {"primary": primary, **table}
     return {"data": shown, "retcode": 1} if shown["problems"] else shown
 
 
@@ -68,7 +67,7 @@ def take(type: str = "diff") -> str:
     primary, _ = _asked(house, "backup.now")
     _say(f"{primary}: a {type} backup is being taken")
     done = Machines(__opts__).call(primary, "pgbackrest.backup", type, bound=LONG_SECONDS)
-    stored, whole = backups.size(done["stored"]), backups.size(done["bytes"])
+    stored, whole = backup_report.size(done["stored"]), backup_report.size(done["bytes"])
     return f"{done['taken']}: {whole}, {stored} of it new in the store, {done['seconds']} s"
 
 
@@ -99,7 +98,7 @@ def verify(machine: str = "", label: str = "") -> str | dict[str, Any]:
     if chosen == backups.newest(store["backups"]):
         _say(f"{primary}: a point in the WAL, and its content")
         around = machines.call(primary, "pgbackrest.mark", bound=MARK_SECONDS)
-    _say(f"{where}: {chosen['label']} ({backups.size(chosen['bytes'])}) is being restored")
+    _say(f"{where}: {chosen['label']} ({backup_report.size(chosen['bytes'])}) is being restored")
     seen = machines.call(
         where,
         "pgbackrest.verify",
@@ -145,7 +144,8 @@ def restore(target: str, machine: str = "") -> dict[str, Any]:
     house = Tree.of(__opts__)
     lock.take(house, "restore of the database", LONG_SECONDS)
     primary, found = _source(target, machine)
-    _say(f"{primary}: {found.label} ({backups.size(found.bytes)}) is being restored to {target}")
+    whole = backup_report.size(found.bytes)
+    _say(f"{primary}: {found.label} ({whole}) is being restored to {target}")
     done = Machines(__opts__).call(
         primary,
         "pgpitr.restore",

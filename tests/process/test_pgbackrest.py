@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from salt.exceptions import CommandExecutionError
-from saltworks import backups
+from saltworks import backup_report, backups
 from saltworks.errors import Refused
 
 from tests.process import backup_site
@@ -43,16 +43,16 @@ def test_a_backup_counts_once_it_was_restored(site: Site) -> None:
 
     said = site.report()
     assert any("does not count" in row["restored"]
-               for row in backups.table(said, {}, time.time())["backups"])
+               for row in backup_report.table(said, {}, time.time())["backups"])
     assert any("no backup that counts" in row.what
-               for row in backups.problems(said, {}, time.time()))
+               for row in backup_report.problems(said, {}, time.time()))
     around = site.call("pgbackrest.mark")
     seen = site.call("pgbackrest.verify", done["taken"], done["bytes"], around=around)
     assert seen["good"], seen
     assert seen["compared"] >= 3
     assert seen["amcheck"]["done"]
     verdicts = {done["taken"]: {**seen, "at": time.time(), "machine": "database"}}
-    assert backups.problems(site.report(), verdicts, time.time()) == []
+    assert backup_report.problems(site.report(), verdicts, time.time()) == []
     assert not os.path.exists(f"{site.top}/scratch/scratch")
     assert site.notes()
 
@@ -160,7 +160,7 @@ def test_without_the_store_the_server_serves_and_catches_up(renderer: trees.Rend
         wait_for("WAL that waits", lambda: int(site.psql(WAITING)) >= 2)
         said = site.report()
         assert "error" in said["store"]
-        assert any(row.place == "store" for row in backups.problems(said, {}, time.time()))
+        assert any(row.place == "store" for row in backup_report.problems(said, {}, time.time()))
         with pytest.raises(CommandExecutionError):
             site.call("pgbackrest.backup", "diff")
         assert site.notes() == ["one", "two"]
@@ -189,7 +189,7 @@ def test_wal_that_was_given_up_is_seen_and_made_up_for(renderer: trees.Renderer)
             site.psql("SELECT pg_switch_wal();")
             wait_for("the archive", lambda: site.psql(WAITING) == "0", 60)
             assert any("no time after it is covered" in row.what
-                       for row in backups.problems(site.report(), {}, time.time()))
+                       for row in backup_report.problems(site.report(), {}, time.time()))
             with pytest.raises(Refused, match="is not covered"):
                 site.source(lost)
             # In any hour, although this night has its backup.

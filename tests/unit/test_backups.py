@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from saltworks import backups
+from saltworks import backup_report, backups
 from saltworks.errors import Refused
 
 Json = dict[str, Any]
@@ -138,7 +138,7 @@ BAD = {"b200": {**GOOD["b200"], "good": False, "why": "a checksum"}}
 
 
 def wrong(said: Json, verdicts: Json = GOOD, now: int = 500) -> list[str]:
-    return [str(row) for row in backups.problems(said, verdicts, BEGIN + now)]
+    return [str(row) for row in backup_report.problems(said, verdicts, BEGIN + now)]
 
 
 def test_nothing_is_wrong_with_a_fresh_backup_that_was_restored() -> None:
@@ -169,13 +169,13 @@ def test_what_is_wrong_is_said(said: Json, verdicts: Json, now: int, word: str) 
 
 
 def test_the_table_says_of_each_backup_when_it_was_restored() -> None:
-    shown = backups.table(report(), GOOD, BEGIN + 500)
+    shown = backup_report.table(report(), GOOD, BEGIN + 500)
     (row,) = shown["backups"]
     assert row["restored"] == "2026-11-28 00:06:40 UTC on database: good"
     assert shown["archive"]["behind"] == "256 B"
-    (row,) = backups.table(report(), {}, BEGIN + 500)["backups"]
+    (row,) = backup_report.table(report(), {}, BEGIN + 500)["backups"]
     assert row["restored"] == "never restored: does not count"
-    gone = backups.table(report(store={"error": "gone"}), GOOD, BEGIN + 500)
+    gone = backup_report.table(report(store={"error": "gone"}), GOOD, BEGIN + 500)
     assert "backups" not in gone
     assert gone["archive"]["behind"] == "unknown"
 
