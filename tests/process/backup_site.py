@@ -138,8 +138,11 @@ class Site:
 
 
 @contextlib.contextmanager
-def site(renderer: trees.Renderer, queue_max: str = "8GiB") -> Iterator[Site]:
-    """All of it, with a database of Synapse's shape; the store is not running yet."""
+def site(renderer: trees.Renderer, **stated: Any) -> Iterator[Site]:
+    """All of it, with a database of Synapse's shape; the store is not running yet.
+
+    :param stated: as ``backups.pgbackrest_pillar`` takes it.
+    """
     top = Path(tempfile.mkdtemp(prefix="saltworks-backup-", dir="/dev/shm"))
     os.chmod(top, 0o755)
     (top / "store" / "database").mkdir(parents=True)
@@ -165,7 +168,7 @@ def site(renderer: trees.Renderer, queue_max: str = "8GiB") -> Iterator[Site]:
                 "service.start": lambda name: here.service("start"),
                 "service.stop": lambda name: here.service("stop"),
             }
-            _configured(renderer, here, conf, authority, queue_max)
+            _configured(renderer, here, conf, authority, stated)
             postgres.psql(at, "CREATE DATABASE synapse;")
             here.psql(
                 "CREATE TABLE notes (word text); CREATE TABLE e2e_one_time_keys_json (n integer);"
@@ -177,13 +180,13 @@ def site(renderer: trees.Renderer, queue_max: str = "8GiB") -> Iterator[Site]:
 
 
 def _configured(
-    renderer: trees.Renderer, here: Site, conf: Path, authority: str, queue_max: str
+    renderer: trees.Renderer, here: Site, conf: Path, authority: str, stated: Json
 ) -> None:
     row = backups.pgbackrest_pillar(
         endpoint=f"localhost:{here.port}", bucket="database", region="us-east-1", uri_style="path",
         access_key=store.KEYS[0], secret_key=store.KEYS[1], authority=authority,
         cipher_pass="a passphrase of the tests", database="synapse", port=here.at["port"],
-        stated={"queue_max": queue_max},
+        stated=stated,
     )  # fmt: skip
     (path,) = [path for sls, path in trees.sls_files().items() if sls == "pgbackrest.configured"]
     cases = {"default": {"real": {"pillar": {"pgbackrest": row}}}}

@@ -33,14 +33,23 @@ def site(renderer: trees.Renderer) -> Iterator[Site]:
         yield here
 
 
+def test_nobody_reads_in_the_store(renderer: trees.Renderer) -> None:
+    # Compressed it could not be read with a mere look.
+    with backup_site.site(renderer, compress={"type": "none", "level": 0}) as site, site.store():
+        site.call("pgbackrest.create")
+        site.psql(f"INSERT INTO notes SELECT '{SECRET}' FROM generate_series(1, 2000);")
+        site.call("pgbackrest.backup", "full")
+        assert site.report()["store"]["encrypted"]
+        assert backup_site.found(Path(site.at["data"]), SECRET)
+        assert sum(row.stat().st_size for row in site.bucket.rglob("*")) > 20 << 20
+        for word in (SECRET, "PG_VERSION"):
+            assert not backup_site.found(site.bucket, word)
+
+
 def test_a_backup_counts_once_it_was_restored(site: Site) -> None:
-    site.psql(f"INSERT INTO notes SELECT '{SECRET}' FROM generate_series(1, 2000);")
+    site.note("one")
     done = site.call("pgbackrest.backup", "full")
     assert done["type"] == "full"
-    assert site.report()["store"]["encrypted"]
-    assert backup_site.found(Path(site.at["data"]), SECRET)
-    assert not backup_site.found(site.bucket, SECRET)
-
     said = site.report()
     assert any("does not count" in row["restored"]
                for row in backup_report.table(said, {}, time.time())["backups"])
@@ -228,7 +237,7 @@ def test_a_restore_that_was_killed_is_begun_anew(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Killed(BaseException):
-        pass
+        assert site.report()["store"]["encrypted"]
 
     def stop(*args: object, **more: object) -> None:
         raise Killed

@@ -44,6 +44,8 @@ def test_a_restore_begins_with_the_last_backup_before_its_time() -> None:
     for seconds in (99, 301):
         with pytest.raises(Refused, match="covered is 2026-11-28 00:01:40 UTC to 2026-11-28 00:05"):
             at(seconds, rows, wal)
+    with pytest.raises(Refused, match="is to come: it is 2026-11-28 00:50:00 UTC"):
+        at(3001, rows, wal, live=True)
     # The primary has what is missing.
     assert at(301, rows, wal, live=True) == "b200 1"
 
