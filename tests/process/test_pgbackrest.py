@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from salt.exceptions import CommandExecutionError
-from saltworks import backup_report, backups
+from saltworks import backup_report, backups, pki
 from saltworks.errors import Refused
 
 from tests.process import backup_site
@@ -292,3 +293,22 @@ def test_a_machine_that_lost_everything_gets_all_that_is_in_the_store(site: Site
     assert salt_run.restore("latest")["changes"]["database"]["timeline"]["to"] == 2
     assert site.notes() == ["one"]
     assert salt_run.take("full").startswith("20")
+
+
+def test_what_is_too_old_goes_with_all_that_needs_it(renderer: trees.Renderer) -> None:
+    with backup_site.site(renderer, keep_full=1) as site, site.store():
+        site.call("pgbackrest.create")
+        for type_ in ("full", "diff", "full"):
+            last = site.call("pgbackrest.backup", type_)
+        said = site.report()["store"]
+        assert [row["label"] for row in said["backups"]] == [last["taken"]]
+        assert [row["first"] for row in said["stretches"]] == [last["first"]]
+
+
+def test_a_store_with_another_s_certificate_gets_nothing(renderer: trees.Renderer) -> None:
+    with backup_site.site(renderer) as site, site.store():
+        stranger = pki.make_authority("strangers", datetime.now(UTC))[0]
+        (site.top / "authority.pem").write_text(stranger)
+        with pytest.raises(CommandExecutionError, match="unable to verify certificate"):
+            site.call("pgbackrest.create")
+        assert list(site.bucket.iterdir()) == []
