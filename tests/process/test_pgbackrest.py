@@ -312,3 +312,19 @@ def test_a_store_with_another_s_certificate_gets_nothing(renderer: trees.Rendere
         with pytest.raises(CommandExecutionError, match="unable to verify certificate"):
             site.call("pgbackrest.create")
         assert list(site.bucket.iterdir()) == []
+
+
+def test_what_was_damaged_before_its_backup_is_found(site: Site) -> None:
+    site.psql("CREATE TABLE much AS SELECT md5(g::text) FROM generate_series(1, 9000) g;")
+    site.psql("CHECKPOINT;")
+    path = Path(site.at["data"], site.psql("SELECT pg_relation_filepath('much');"))
+    site.service("stop")
+    with path.open("r+b") as file:
+        # The first rows of the second page begin beyond its end.
+        file.seek(8192 + 24)
+        file.write(b"\xff\x7f\xff\xff" * 4)
+    site.service("start")
+    done = site.call("pgbackrest.backup", "full")
+    seen = site.call("pgbackrest.verify", done["taken"], done["bytes"])
+    assert not seen["good"]
+    assert "is damaged" in seen["why"]
