@@ -100,7 +100,19 @@ def create(path: str = SETTINGS) -> None:
     :raises CommandExecutionError: with what pgBackRest says.
     """
     here = settings(path)
-    command(here, ["stanza-create"], CHECK_SECONDS)
+
+    def created() -> bool:
+        try:
+            command(here, ["stanza-create"], CHECK_SECONDS)
+        except CommandExecutionError as problem:
+            if "unable to acquire lock" not in str(problem):
+                raise
+            return False
+        return True
+
+    # A server that archives already tries again and again, in vain until now, and holds the lock.
+    then = "Another pgBackRest is at work on this machine: see /var/log/pgbackrest."
+    __salt__["pgcluster.wait_until"](created, CHECK_SECONDS, "pgBackRest's lock", then, 0.2)
     command(here, ["check"], CHECK_SECONDS)
 
 

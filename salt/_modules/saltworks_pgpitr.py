@@ -293,7 +293,7 @@ def _finished(here: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, A
     """It serves; for its user's answer."""
     __salt__["service.start"](here["unit"])
     __salt__["pgcluster.wait_until"](
-        lambda: __salt__["pgcluster.condition"](here["data"]) == "ready",
+        lambda: _serves(here),
         START_SECONDS,
         f"{here['unit']} to serve what was restored",
         f"What was before is in {record['kept']}; see journalctl -u {here['unit']}",
@@ -315,12 +315,21 @@ def _put_back(here: Mapping[str, Any], record: Mapping[str, Any]) -> None:
     os.unlink(_record_path(here))
     __salt__["service.start"](here["unit"])
     __salt__["pgcluster.wait_until"](
-        lambda: __salt__["pgcluster.condition"](here["data"]) == "ready",
+        lambda: _serves(here),
         START_SECONDS,
         f"{here['unit']} to serve as before",
         f"See journalctl -u {here['unit']}",
         0.2,
     )
+
+
+def _serves(here: Mapping[str, Any]) -> bool:
+    """Whether the server takes writes: Patroni has it a standby first."""
+    there = __salt__["pgcluster.connection"](here)
+    try:
+        return bool(__salt__["pgcluster.sql"](there, "SELECT to_json(NOT pg_is_in_recovery());")[0])
+    except CommandExecutionError:
+        return False
 
 
 def _stop(here: Mapping[str, Any]) -> None:

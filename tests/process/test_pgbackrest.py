@@ -328,3 +328,18 @@ def test_what_was_damaged_before_its_backup_is_found(site: Site) -> None:
     seen = site.call("pgbackrest.verify", done["taken"], done["bytes"])
     assert not seen["good"]
     assert "is damaged" in seen["why"]
+
+
+def test_a_server_that_archives_already_becomes_known_to_the_store(
+    renderer: trees.Renderer,
+) -> None:
+    with backup_site.site(renderer) as site:
+        for word in ("one", "two", "three"):
+            site.note(word)
+            site.psql("SELECT pg_switch_wal();")
+        with site.store():
+            locks = site.top / "lock"
+            wait_for("an attempt", lambda: bool(list(locks.glob("*archive*.lock"))), 30)
+            site.call("pgbackrest.create")
+            wait_for("the archive", lambda: site.psql(WAITING) == "0", 60)
+            site.call("pgbackrest.backup", "full")
