@@ -1,9 +1,9 @@
-{%- from 'storage/map.jinja' import storage, config_dir, keys_file, authority_file, unit_file, bucket_dir, ledger_dir with context %}
+{%- from 'storage/map.jinja' import storage, config_dir, keys_file, authority_file, unit_file, bucket_dir, ledger_dir, more_dirs with context %}
 
 include:
   - storage.installed
 
-{%- for path in [storage.directory, bucket_dir, ledger_dir] %}
+{%- for path in [storage.directory, bucket_dir, ledger_dir] + more_dirs %}
 
 storage-directory-{{ path }}:
   file.directory:

@@ -32,32 +32,33 @@ def prove(
     at = __salt__["pgcluster.locate"](cluster)
     started = time.monotonic()
     with __salt__["pgcluster.held"](directory, "proof"):
-        bracket = _bracket(directory, manifest, at)
+        around = bracket(at, manifest["database"])
+        __salt__["pgbackup.arrived"](directory, around["segment"], 60)
         settings = dict(rehearse or {})
         login = _login(settings) if settings else {}
-        with __salt__["pgscratch.opened"](directory, bracket["point"], at, login=login) as copy:
+        with __salt__["pgscratch.opened"](directory, around["point"], at, login=login) as copy:
             there = __salt__["pgcluster.connection"](copy, manifest["database"])
             value = __salt__["synapse_fingerprint.take"](
-                there, only=list(bracket["before"]), upto=bracket["upto"]
+                there, only=list(around["before"]), upto=around["upto"]
             )
-            wrong = unproven(bracket["before"], bracket["after"], value)
+            wrong = unproven(around["before"], around["after"], value)
             if wrong:
                 raise CommandExecutionError(
                     f"{directory}: the restored copy differs from the live database at "
-                    f"{bracket['point']}: {'; '.join(wrong)}. Do not upgrade on this backup: "
+                    f"{around['point']}: {'; '.join(wrong)}. Do not upgrade on this backup: "
                     "delete it, take it again, and look at the disk."
                 )
             proof = {
                 "when": __salt__["pgcluster.now"](),
-                "point": bracket["point"],
-                "quiet": bracket["before"] == bracket["after"],
+                "point": around["point"],
+                "quiet": around["before"] == around["after"],
                 "compared": len(value),
                 "restore_seconds": copy["seconds"],
                 "bytes": copy["bytes"],
                 "backup": manifest["when"],
-                "amcheck": _amcheck(copy, manifest["database"], amcheck_seconds),
+                "amcheck": amcheck(copy, manifest["database"], amcheck_seconds),
                 "rehearsal": _rehearse(
-                    copy, manifest["database"], settings, value, bracket["upto"]
+                    copy, manifest["database"], settings, value, around["upto"]
                 ),
             }
         proof["seconds"] = round(time.monotonic() - started, 2)
@@ -89,9 +90,15 @@ def unproven(
     return wrong
 
 
-def _bracket(directory: str, manifest: Mapping[str, Any], at: Mapping[str, Any]) -> dict[str, Any]:
-    """A restore point with a fingerprint on each side; a quiet moment is tried for."""
-    there = __salt__["pgcluster.connection"](at, manifest["database"])
+def bracket(at: Mapping[str, Any], database: str) -> dict[str, Any]:
+    """A restore point with a fingerprint on each side; a quiet moment is tried for.
+
+    :param at: a complete cluster, see ``pgcluster.locate``.
+    :param database: its name.
+    :returns: ``point``, ``upto``, ``before``, ``after``, and the WAL ``segment`` that has it,
+        which is complete.
+    """
+    there = __salt__["pgcluster.connection"](at, database)
     statement = __salt__["synapse_fingerprint.statement"]
     wanted = __salt__["synapse_fingerprint.measures"](there)
     before = __salt__["synapse_fingerprint.take"](there, only=wanted)
@@ -107,8 +114,8 @@ def _bracket(directory: str, manifest: Mapping[str, Any], at: Mapping[str, Any])
         )
         if before == after:
             break
-    __salt__["pgbackup.arrived"](directory, _switch(there), 60)
-    return {"point": name, "upto": upto, "before": before, "after": after}
+    found = {"point": name, "upto": upto, "before": before, "after": after}
+    return {**found, "segment": _switch(there)}
 
 
 def _switch(there: Mapping[str, Any]) -> str:
@@ -177,7 +184,15 @@ def _rehearse(
     return {"seconds": seconds, "events": events, "schema": state, "release": settings["release"]}
 
 
-def _amcheck(copy: Mapping[str, Any], database: str, seconds: float) -> dict[str, Any]:
+def amcheck(copy: Mapping[str, Any], database: str, seconds: float) -> dict[str, Any]:
+    """Every page of a restored copy is read, and tables and indexes are checked.
+
+    :param copy: the running copy, see ``pgscratch.opened``.
+    :param database: its name.
+    :param seconds: for all of it; 0 leaves it out.
+    :returns: ``done``, and ``seconds`` or ``why`` not.
+    :raises CommandExecutionError: the copy is damaged.
+    """
     if not seconds:
         return {"done": False, "why": "left out"}
     control = __salt__["pgcluster.sql"](

@@ -13,7 +13,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from salt.exceptions import CommandExecutionError
@@ -49,10 +49,10 @@ fsync = {fsync}
 full_page_writes = {fsync}
 lc_messages = 'C'
 log_min_messages = log
-restore_command = 'cp "{directory}/wal/%f" "%p"'
-recovery_target_name = '{point}'
+restore_command = '{fetch}'
+{target}
 recovery_target_action = 'promote'
-recovery_target_timeline = 'current'
+recovery_target_timeline = '{timeline}'
 """
 
 
@@ -80,18 +80,61 @@ def opened(
         ``seconds``, ``copy_seconds`` and ``bytes``.
     :raises CommandExecutionError: when it does not come up, with the end of its log.
     """
-    scratch = f"{directory}/scratch"
-    sweep(directory, cluster)
-    size = __salt__["pgcluster.tree_bytes"](f"{directory}/base")
+    base = f"{directory}/base"
+    size = __salt__["pgcluster.tree_bytes"](base)
     size += __salt__["pgcluster.tree_bytes"](f"{directory}/wal")
     bound = timeout or 120 + size / SLOW
+
+    def copy(scratch: str) -> None:
+        __salt__["pgcluster.run"](
+            ["cp", "-a", "--reflink=auto", base, f"{scratch}/data"],
+            os_user=cluster["os_user"],
+            timeout=bound,
+            what=f"copying {base}",
+        )
+        _relink(directory, scratch, cluster["os_user"], bound)
+
+    fetch = f'cp "{directory}/wal/%f" "%p"'
+    with recovered(directory, point, cluster, copy, fetch, bound, login=login) as at:
+        yield {**at, "bytes": size}
+
+
+@contextlib.contextmanager
+def recovered(
+    directory: str,
+    point: str,
+    cluster: Mapping[str, Any],
+    fill: Callable[[str], None],
+    fetch: str,
+    bound: float,
+    login: Mapping[str, str] | None = None,
+    timeline: str = "current",
+) -> Iterator[dict[str, Any]]:
+    """A data folder from wherever, recovered in a server that is removed at the end.
+
+    :param directory: folder for it, ours alone.
+    :param point: name of the restore point; empty: the end of the backup.
+    :param cluster: as for :func:`opened`.
+    :param fill: puts the data folder into the folder it is given, as ``data``.
+    :param fetch: ``restore_command``.
+    :param bound: seconds for recovery.
+    :param login: as for :func:`opened`.
+    :param timeline: ``recovery_target_timeline``.
+    :returns: as :func:`opened`, but for ``bytes``.
+    :raises CommandExecutionError: as :func:`opened`.
+    """
+    scratch = f"{directory}/scratch"
+    sweep(directory, cluster)
     started = time.monotonic()
     socket = tempfile.mkdtemp(prefix="saltworks-pg-")
     try:
         __salt__["pgcluster.make_directory"](scratch, cluster["os_user"])
         __salt__["pgcluster.write_json"](f"{directory}/scratch.json", {"socket": socket})
-        _prepare(directory, scratch, socket, point, cluster, login or {}, bound)
+        fill(scratch)
         copied = time.monotonic() - started
+        target = f"recovery_target_name = '{point}'" if point else "recovery_target = 'immediate'"
+        values = {"target": target, "fetch": fetch, "timeline": timeline}
+        _prepare(scratch, socket, point, cluster, login or {}, values)
         at = {
             "bindir": cluster["bindir"],
             "os_user": cluster["os_user"],
@@ -99,12 +142,11 @@ def opened(
             "socket": socket,
             "port": PORT,
         }
-        _start(at, scratch, point, bound)
+        _start(at, scratch, point or "the end of the backup", bound)
         yield {
             **at,
             "seconds": round(time.monotonic() - started, 2),
             "copy_seconds": round(copied, 2),
-            "bytes": size,
         }
     finally:
         sweep(directory, cluster)
@@ -141,32 +183,24 @@ def sweep(directory: str, cluster: Mapping[str, Any]) -> bool:
 
 
 def _prepare(
-    directory: str,
     scratch: str,
     socket: str,
     point: str,
     cluster: Mapping[str, Any],
     login: Mapping[str, str],
-    bound: float,
+    values: Mapping[str, str],
 ) -> None:
-    if not re.fullmatch(r"[A-Za-z0-9_.:-]{1,63}", point):
+    if point and not re.fullmatch(r"[A-Za-z0-9_.:-]{1,63}", point):
         raise CommandExecutionError(f"{point!r}: a restore point is named by A-Z a-z 0-9 _ . : -")
     user = cluster["os_user"]
     entry = __salt__["pgcluster.account"](user)
     # The folder may be crossed, as peer authentication lets in only who is named below.
     os.chmod(socket, 0o711)
-    __salt__["pgcluster.run"](
-        ["cp", "-a", "--reflink=auto", f"{directory}/base", f"{scratch}/data"],
-        os_user=user,
-        timeout=bound,
-        what=f"copying {directory}/base",
-    )
-    _relink(directory, scratch, user, bound)
     for name in ("standby.signal", "backup_manifest"):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(f"{scratch}/data/{name}")
     configuration = CONFIGURATION.format(
-        port=PORT, socket=socket, scratch=scratch, directory=directory, point=point, fsync="off"
+        port=PORT, socket=socket, scratch=scratch, fsync="off", **values
     )
     # A line break or quote in a role's name would be a line of its own here.
     roles = {a: r for a, r in login.items() if re.fullmatch(r"[A-Za-z0-9_.-]+", r)}

@@ -11,7 +11,8 @@ PYTHON=/usr/bin/python3
 WANTED="debootstrap systemd-container dnsmasq-base iproute2 nftables rsync python3-venv apt-utils
         openssl git procps util-linux ca-certificates gcc libc6-dev python3-dev"
 
-TESTED="nginx postgresql-15 redis-server python3-psycopg2 etcd-server etcd-client patroni python3-idna"
+TESTED="nginx postgresql-15 redis-server python3-psycopg2 etcd-server etcd-client patroni python3-idna
+        pgbackrest"
 
 [ "${1:-}" != test ] || WANTED="$WANTED $TESTED"
 command -v dpkg-query >/dev/null ||

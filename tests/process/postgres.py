@@ -26,10 +26,12 @@ PASSWORD = "p:w\\d 'x=#"
 FILES = (
     "saltworks_pg",
     "saltworks_pgadmit",
+    "saltworks_pgbackrest",
     "saltworks_pgcluster",
     "saltworks_pgcontent",
     "saltworks_pgcopy",
     "saltworks_pglogical",
+    "saltworks_pgpitr",
     "saltworks_pgproof",
     "saltworks_pgpublish",
     "saltworks_pgreceiver",

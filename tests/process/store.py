@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import ssl
 import subprocess
 import sys
 import time
@@ -105,17 +106,22 @@ class Site:
 
 
 @contextlib.contextmanager
-def serving(top: Path, port: int) -> Iterator[None]:
-    """The store runs within the block."""
+def serving(top: Path, port: int, tls: tuple[Path, Path] | None = None) -> Iterator[None]:
+    """The store runs within the block.
+
+    :param tls: files of its certificate and key; without them it serves in the clear.
+    """
     log = top / "rclone.log"
     program = str(rclone.program(Settings.load().cache))
     command = [program, "serve", "s3", "--config=", "--addr", f"127.0.0.1:{port}"]
+    if tls:
+        command += ["--cert", str(tls[0]), "--key", str(tls[1]), "--min-tls-version", "tls1.2"]
     command += ["--vfs-cache-mode", "off", str(top / "store")]
     env = {"PATH": os.environ["PATH"], "RCLONE_AUTH_KEY": f'"{KEYS[0]},{KEYS[1]}"'}
     with log.open("ab") as out:
         process = subprocess.Popen(command, stdout=out, stderr=out, env=env)
         try:
-            _await(port, log)
+            _await(f"{'https' if tls else 'http'}://127.0.0.1:{port}/", log)
             yield
         finally:
             process.kill()
@@ -132,11 +138,14 @@ def site(top: Path) -> Iterator[Site]:
         yield made_here
 
 
-def _await(port: int, log: Path) -> None:
+def _await(url: str, log: Path) -> None:
     end = time.monotonic() + 20
+    # Whether its certificate is right is for who uses it to say.
+    unverified = ssl.create_default_context()
+    unverified.check_hostname, unverified.verify_mode = False, ssl.CERT_NONE
     while time.monotonic() < end:
         try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=2)
+            urllib.request.urlopen(url, timeout=2, context=unverified)
         except urllib.error.HTTPError:
             return
         except OSError:

@@ -172,3 +172,18 @@ def test_a_runner_that_is_not_there_is_no_success(adopted: House) -> None:
     assert refused.code == 1
     assert "precheck.milestone: the master has no such runner -> take runner_dirs" in refused.text
     assert "Traceback" not in refused.text
+
+
+def test_a_restore_to_a_time_that_cannot_be_had_changes_nothing(adopted: House) -> None:
+    before = adopted.everything()
+    for target, word in (
+        ("noon", "target 'noon': is no time -> write one such as"),
+        ("2026-11-28T01:30:00+00:00", "database: not one primary"),
+    ):
+        words = f'pillar={{"target": "{target}"}}'
+        refused = adopted.run("state.orchestrate", "orch.database.restore", words)
+        assert refused.code == 1
+        assert word in refused.text
+        assert "Traceback" not in refused.text
+    assert adopted.run("backup.status").code == 1
+    assert adopted.everything() == before

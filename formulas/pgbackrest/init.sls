@@ -1,0 +1,4 @@
+include:
+  - pgbackrest.installed
+  - pgbackrest.configured
+  - pgbackrest.running

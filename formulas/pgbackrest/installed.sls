@@ -1,0 +1,3 @@
+pgbackrest-packages:
+  pkg.installed:
+    - pkgs: [pgbackrest, ca-certificates]

@@ -1,0 +1,17 @@
+# The database as it was at a time: pillar.target, ISO 8601 with zone, or `latest` when the server is
+# lost; on the primary's machine, or pillar.machine. Who uses it is kept out by
+# whoever includes this: the restore refuses as long as anybody is connected.
+{%- set target = pillar.get('target', '') %}
+{%- set machine = pillar.get('machine', '') %}
+
+database-restore-covered:
+  backup.covered:
+    - name: '{{ target }}'
+    - machine: '{{ machine }}'
+
+database-restore-restored:
+  backup.restored:
+    - name: '{{ target }}'
+    - machine: '{{ machine }}'
+    - require:
+        - backup: database-restore-covered
