@@ -1,6 +1,5 @@
 # The database as it was at a time: pillar.target, ISO 8601 with zone, or `latest` when the server is
-# lost; on the primary's machine, or pillar.machine. Who uses it is kept out by
-# whoever includes this: the restore refuses as long as anybody is connected.
+# lost; on the primary's machine, or pillar.machine. People wait at the door meanwhile.
 {%- set target = pillar.get('target', '') %}
 {%- set machine = pillar.get('machine', '') %}
 

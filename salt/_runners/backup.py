@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from saltworks import backup_report, backups, bank, clustermap, lock
+from saltworks import backup_report, backups, bank, clustermap, lock, restoring
 from saltworks.errors import Problem, Refused
 from saltworks.loaders import refusing
 from saltworks.minions import MachineError, Machines, bring_modules
@@ -135,8 +135,9 @@ def covered(target: str, machine: str = "") -> dict[str, Any]:
 def restore(target: str, machine: str = "") -> dict[str, Any]:
     """The database as it was at a time, on the machine that is its primary.
 
-    Who conducts has shut the door and stopped Synapse: the machine refuses as long as anybody is
-    connected. Standbys have to be made anew afterwards.
+    Of a cluster the door is shut meanwhile, Synapse's processes are stopped, and standbys make new
+    copies afterwards. Else who conducts has done that: the machine refuses as long as anybody is
+    connected.
 
     :param target: ISO 8601 with zone; or ``latest``, when the server is lost.
     :param machine: where; the primary's. To be named when there is none any more.
@@ -146,7 +147,19 @@ def restore(target: str, machine: str = "") -> dict[str, Any]:
     primary, found = _source(target, machine)
     whole = backup_report.size(found.bytes)
     _say(f"{primary}: {found.label} ({whole}) is being restored to {target}")
-    done = Machines(__opts__).call(
+    machines = Machines(__opts__)
+    cmap = house.map()
+    if cmap is not None and house.placement(cmap).clustered:
+        return restoring.conducted(
+            house, machines, primary, lambda: _restored(machines, primary, target, found)
+        )
+    return _restored(machines, primary, target, found)
+
+
+def _restored(
+    machines: Machines, primary: str, target: str, found: backups.Source
+) -> dict[str, Any]:
+    done = machines.call(
         primary,
         "pgpitr.restore",
         target,

@@ -18,19 +18,20 @@ def ids(renderer: trees.Renderer, sls: str, name: str) -> list[str]:
 def test_the_cluster_is_made_in_order_and_nobody_restarts(renderer: trees.Renderer) -> None:
     assert ids(renderer, "orch.m4.database", "cluster to come, first") == [
         "prechecked", "begun", "keyed-dcs-1", "keyed-dcs-2", "keyed-dcs-3", "keyed-database",
-        "watched", "etcd", "quorum", "founded", "converged", "led", "verified", "achieved",
+        "watched", "etcd", "quorum", "founded", "store", "converged", "led", "verified", "achieved",
         "arrived",
     ]  # fmt: skip
     rows = steps(renderer, "orch.m4.database", "cluster to come, first")
     assert {row["fun"] for row in rows if row["state"] == "salt"} == {"state"}
-    etcd, converged = (row for row in rows if row["state"] == "salt")
-    assert (etcd["tgt"], converged["tgt"]) == (["dcs-1", "dcs-2", "dcs-3"], ["database"])
+    etcd, store, converged = (row for row in rows if row["state"] == "salt")
+    assert etcd["tgt"] == ["dcs-1", "dcs-2", "dcs-3"]
+    assert (store["tgt"], converged["tgt"]) == ("storage", ["database"])
 
 
 def test_a_further_run_renews_certificates_and_converges(renderer: trees.Renderer) -> None:
     assert ids(renderer, "orch.m4.database", "cluster there, second run") == [
         "prechecked", "keyed-dcs-1", "keyed-dcs-2", "keyed-dcs-3", "keyed-database",
-        "watched", "etcd", "quorum", "founded", "converged", "led", "arrived",
+        "watched", "etcd", "quorum", "founded", "store", "converged", "led", "arrived",
     ]  # fmt: skip
 
 

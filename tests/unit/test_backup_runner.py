@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from saltworks import plan
 from saltworks.minions import MachineError
 
 from tests.unit.house import House
@@ -45,6 +46,9 @@ class Lab(House):
 
     def map(self) -> Any:
         return self.cmap
+
+    def placement(self, cmap: Any) -> plan.Placement:
+        return plan.Placement("synapse", True, "proxy")
 
     def calls(self, names: list[str], function: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         if function.startswith("saltutil."):

@@ -56,7 +56,11 @@ def test_members_run_patroni_and_nobody_else_has_a_secret() -> None:
     placed = clustered("cluster there", *databases("ready", "joining"))
     for name in ("database", "database-2"):
         found = slice_of(name, placed)
-        assert found["saltworks"]["states"] == ["base", "firewall", "patroni"]
+        assert found["saltworks"]["states"] == ["base", "firewall", "patroni", "pgbackrest"]
+        assert found["postgres"]["archive"]["archive_mode"] == "on"
+        assert found["pgbackrest"]["unit"] == "patroni"
+        assert found["pgbackrest"]["cipher_pass"] == "<backup_cipher>"
+        assert found["pgbackrest"]["store"]["endpoint"] == "storage:9000"
         row = found["patroni"]
         assert (row["name"], row["scope"]) == (name, "lale")
         assert row["durability"] == "sync"
@@ -68,9 +72,16 @@ def test_members_run_patroni_and_nobody_else_has_a_secret() -> None:
     for states in (("ready",), ("ready", "gone")):
         gone = slice_of("database-2", clustered("cluster there", *databases(*states)))
         assert gone["saltworks"]["states"][1:] == [
-            "patroni.absent", "postgres.absent", "firewall.absent",
+            "pgbackrest.absent", "patroni.absent", "postgres.absent", "firewall.absent",
         ]  # fmt: skip
         assert "<" not in str(gone)
+
+
+def test_the_store_lets_the_databases_in_once_they_are_a_cluster() -> None:
+    for name, there in (("cluster watched", False), ("cluster there", True)):
+        found = slice_of("storage", clustered(name, *BOTH))
+        assert found["storage"]["buckets"] == (["database"] if there else [])
+        assert ("198.18.0.17" in found["firewall"]["ports"][9000]) is there
 
 
 def test_libpq_finds_the_ready_ones_and_the_primary_by_itself() -> None:

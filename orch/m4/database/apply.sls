@@ -53,6 +53,15 @@ m4-database-founded:
     - require:
         - database: m4-database-quorum
 
+# Where backups go lets the database's machines in.
+m4-database-store:
+  salt.state:
+    - tgt: {{ saltworks.machines.storage }}
+    - highstate: true
+    - queue: true
+    - require:
+        - database: m4-database-founded
+
 m4-database-converged:
   salt.state:
     - tgt: {{ cluster.databases | json }}
@@ -60,7 +69,7 @@ m4-database-converged:
     - highstate: true
     - queue: true
     - require:
-        - database: m4-database-founded
+        - salt: m4-database-store
 
 m4-database-led:
   database.led:

@@ -15,7 +15,7 @@ m4-database-alone:
 m4-database-parted:
   salt.state:
     - tgt: {{ saltworks.machines.database }}
-    - sls: patroni.absent
+    - sls: pgbackrest.absent,patroni.absent
     - queue: true
     - require:
         - database: m4-database-alone
@@ -35,7 +35,7 @@ m4-database-recorded-back:
 
 m4-database-converged-back:
   salt.state:
-    - tgt: {{ (saltworks.cluster.watchers + [saltworks.machines.database]) | json }}
+    - tgt: {{ (saltworks.cluster.watchers + [saltworks.machines.database, saltworks.machines.storage]) | json }}
     - tgt_type: list
     - highstate: true
     - queue: true

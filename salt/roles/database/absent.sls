@@ -1,4 +1,5 @@
 include:
+  - pgbackrest.absent
   - patroni.absent
   - postgres.absent
   - firewall.absent

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from tests.lab import milestones, witness, workers
+from tests.lab import milestones, readback, witness, workers
 from tests.lab.driver import SaltRunError, wait_for
 from tests.lab.driver.settings import MASTER
+from tests.lab.driver.testinfra_backend import machine_host
 from tests.lab.stage import AFTER_M2, Stage, changes, snapshots, steps
 from tests.lab.test_parts.conftest import NEW
 from tests.lab.test_parts.database import refuses_writes, sql, witnessed
@@ -170,6 +171,42 @@ def test_a_primary_that_dies_is_replaced_and_comes_again_as_a_standby(stage: Sta
     stage.lab.boot([STANDBY], answering=False)
     wait_for(lambda: follows(stage, STANDBY), REJOIN_SECONDS, "the dead one to follow", interval=2)
     assert refuses_writes(stage, STANDBY)
+
+
+def test_a_backup_counts_once_it_was_restored(stage: Stage) -> None:
+    name = leader(stage)
+    stage.lab.salt_run("backup.now", "full", timeout=300)
+    with pytest.raises(SaltRunError, match="never restored"):
+        stage.lab.salt_run("backup.status", timeout=120)
+    said = str(stage.lab.salt_run("backup.verify", timeout=300)["return"])
+    assert said.startswith("good: ")
+    found = stage.lab.salt_run("backup.status", timeout=120)["return"]
+    assert "good" in str(found["backups"][0]["restored"])
+    # What lies in the store tells nobody anything.
+    words = "grep -rlqa lale.test /var/lib/saltworks-storage/database"
+    assert not stage.lab.machine("storage").run(words, check=False).ok
+    timer = machine_host(stage.lab.machine(name)).service("saltworks-backup.timer")
+    assert timer.is_running
+
+
+def test_the_database_goes_back_to_the_second_asked_for(stage: Stage) -> None:
+    reports = stage.lab.settings.reports
+    before = milestones.read_back(stage.lab, stage.seed, reports / "readback-then.json", M4)
+    # Media and what the reader itself leaves behind are over by then.
+    time.sleep(2)
+    target = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime())
+    time.sleep(2)
+    with milestones.chatting(stage.lab, stage.seed, reports / "undone.json"):
+        time.sleep(10)
+    stage.lab.salt_run(
+        "state.orchestrate", "orch.database.restore", f'pillar={{"target": "{target}"}}',
+        timeout=milestones.ORCHESTRATE_SECONDS,
+    )  # fmt: skip
+    after = milestones.read_back(stage.lab, stage.seed, reports / "readback-now.json", M4)
+    different = readback.compare(before, after)
+    assert different == [], different
+    assert stage.door("proxy") == ("open", "synapse")
+    wait_for(lambda: follows(stage, STANDBY), REJOIN_SECONDS, "the standby's new copy", interval=2)
 
 
 def test_a_standby_comes_by_its_invite_and_leaves_and_nobody_notices(stage: Stage) -> None:

@@ -32,6 +32,9 @@ SERVICE = "saltworks-storage"
 #: Where the store's machine keeps its files, one folder a bucket.
 DIRECTORY = "/var/lib/saltworks-storage"
 BUCKET = "media"
+#: Of the database's backups; keys of the store are for all of its buckets.
+DATABASE_BUCKET = "database"
+REGION = "us-east-1"
 LEDGER_BUCKET, LEDGER_KEY = "saltworks", "hashes.jsonl"
 
 #: What stays on Synapse's machine once the store has it, where the map does not say.
@@ -64,7 +67,7 @@ def configure(config: dict[str, Any], cmap: Map, placement: Placement) -> None:
         "store_synchronous": True,
         "config": {
             "bucket": BUCKET,
-            "region_name": "us-east-1",
+            "region_name": REGION,
             "endpoint_url": endpoint(placement.media),
             "access_key_id": {"secret": "media_access_key"},
             "secret_access_key": {"secret": "media_secret_key"},
@@ -78,6 +81,7 @@ def machine(cmap: Map, placement: Placement, minion: str, secret: Secrets) -> di
     """See :class:`saltworks.parts.Part`."""
     if minion not in (placement.media, placement.upcoming.get(NAME)):
         return {"states": ["base", "storage.absent", "firewall.absent"]}
+    databases = clustermap.machines_of(cmap, "database") if placement.clustered else []
     return {
         # The firewall first: from its first moment the store listens to nobody else.
         "states": ["base", "firewall", "storage"],
@@ -86,6 +90,7 @@ def machine(cmap: Map, placement: Placement, minion: str, secret: Secrets) -> di
                 PORT: [
                     clustermap.address(cmap, placement.synapse),
                     *worker_sources(cmap, placement),
+                    *(clustermap.address(cmap, name) for name in databases),
                 ]
             }
         },
@@ -94,6 +99,7 @@ def machine(cmap: Map, placement: Placement, minion: str, secret: Secrets) -> di
             "bucket": BUCKET,
             "ledger_bucket": LEDGER_BUCKET,
             "ledger_key": LEDGER_KEY,
+            "buckets": [DATABASE_BUCKET] if databases else [],
             "name": minion,
             "address": clustermap.address(cmap, minion),
             "port": PORT,

@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ... import clustermap
+from ... import backups, clustermap
 from ...clustermap import Map
 from ...errors import Problem
 from ...meeting import Check
 from ...membership import DATABASE
 from ...plan import DATABASE_SERVICE, Placement, Secrets, worker_sources
 from ..model import Ask, errors
+from . import backup
 from .common import CLUSTER, NAME, PORT, database, is_there, network, replication
 
 MILESTONE = "m4.database"
@@ -26,7 +27,7 @@ ROLE = "database"
 DCS = "dcs"
 
 #: Made with the first machine's certificate: name to length in letters.
-SECRETS: Mapping[str, int] = {"database_rewind_password": 40}
+SECRETS: Mapping[str, int] = {"database_rewind_password": 40, **backup.SECRETS}
 
 #: By which Patroni brings an old primary back to a new one's timeline.
 REWIND = "saltworks_rewind"
@@ -98,8 +99,10 @@ def machine(cmap: Map, placement: Placement, minion: str, secret: Secrets) -> di
     """Slice of a database machine once the cluster is there, or is none of it."""
     if minion not in running(placement):
         at = {"cluster": CLUSTER}
-        states = ["base", "patroni.absent", "postgres.absent", "firewall.absent"]
-        return {"states": states, "postgres": at, "patroni": at}
+        states = ["base", "pgbackrest.absent", "patroni.absent", "postgres.absent"]
+        return {
+            "states": [*states, "firewall.absent"], "postgres": at, "patroni": at,
+        }  # fmt: skip
     name, user = database(cmap)
     client = clustermap.the_machine(cmap, "synapse")
     sources = [clustermap.address(cmap, client)] if client else []
@@ -108,7 +111,7 @@ def machine(cmap: Map, placement: Placement, minion: str, secret: Secrets) -> di
     words = cmap["database"]
     certificate = _certificate(minion, secret)
     return {
-        "states": ["base", "firewall", "patroni"],
+        "states": ["base", "firewall", "patroni", "pgbackrest"],
         "firewall": {"ports": {PORT: [*sources, *peers], API_PORT: peers}},
         "postgres": {
             "cluster": CLUSTER,
@@ -118,7 +121,9 @@ def machine(cmap: Map, placement: Placement, minion: str, secret: Secrets) -> di
             "replication": replication(secret),
             "scope": cmap["name"],
             "database": name,
+            "archive": backups.archive_settings(),
         },
+        "pgbackrest": backup.pillar(cmap, placement, secret),
         "patroni": {
             "scope": cmap["name"],
             "name": minion,
