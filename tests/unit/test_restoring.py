@@ -28,7 +28,7 @@ def conducted(house: House, restore: Any = lambda: SAID) -> dict[str, Any]:
 def house_of(tmp_path: Path) -> House:
     house = House(tmp_path, *TWO).own()
     house.add(*members({"sync": 1}))
-    house.answers |= {"service.stop": True, "service.start": True, "door.announce": {"seconds": 1.0}}
+    house.answers |= {"service.stop": True, "service.start": True, "door.announce": {}}
     return house
 
 
