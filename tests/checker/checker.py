@@ -93,7 +93,7 @@ class Run:
         self._quiet.set()
         for thread in followers:
             thread.join(120)
-        assert not self._crashes, self._crashes
+        assert not self._crashes, f"the checker itself: {self._crashes}; {self.ledger}"
         return self.ledger
 
     def _guard(self, work: Callable[[], None]) -> None:
