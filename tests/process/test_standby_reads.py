@@ -20,12 +20,11 @@ from tests.process.standby_house import (
     trio,
 )
 from tests.process.standby_servers import Servers
-from tests.render.conftest import synapse_release
 
 if TYPE_CHECKING:
     from tests.process.standby_site import Site
 
-__all__ = ["all_pair", "packages", "pair", "synapse_release", "trio"]
+__all__ = ["all_pair", "packages", "pair", "trio"]
 
 Json = dict[str, Any]
 
