@@ -68,6 +68,8 @@ def test_the_list_names_all_servers_and_follows_the_promotion(pair: Servers) -> 
         pair.control(0, "-m", "fast", "stop")
         pair.promote(1)
         wait_for("the new primary", lambda: works(site, "INSERT INTO t VALUES (5)"), 20)
+        # Though nobody has read.
+        wait_for("the new timeline", lambda: site.router.index.timeline == 2)
         with counted() as got:
             assert [site.read(MAX) for _ in range(10)] == [5] * 10
         assert got["standby"] == 0
