@@ -23,6 +23,9 @@ CACHE_SECONDS = 0.7
 #: A read that meets an error is asked again for so long: with a new primary there are such.
 ERROR_SECONDS = 30
 
+#: Seconds between two faults, at most.
+GAP_SECONDS = 5
+
 PASSWORD = "a long one 1"
 FILTER = '{"room":{"timeline":{"limit":100}},"presence":{"types":[]}}'
 
@@ -78,19 +81,24 @@ class Run:
         chains = [partial(self._chain, number) for number in range(self.people)]
         if self.faults:
             busy.append(self._trouble)
-        workers = [threading.Thread(target=self._guard, args=(work,)) for work in busy]
-        followers = [threading.Thread(target=self._guard, args=(work,)) for work in chains]
-        for thread in (*workers, *followers):
-            thread.start()
-        end = time.monotonic() + seconds
-        while (time.monotonic() < end or self.ledger.total < checks) and not self._crashes:
-            self._ended.wait(0.2)
-        self._ended.set()
-        for thread in workers:
-            thread.join(120)
-            assert not thread.is_alive(), "a checker's thread did not end within 120 s"
-        self._settle()
-        self._quiet.set()
+        workers = [threading.Thread(target=self._guard, args=(work,), daemon=True) for work in busy]
+        followers = [
+            threading.Thread(target=self._guard, args=(work,), daemon=True) for work in chains]
+        try:
+            for thread in (*workers, *followers):
+                thread.start()
+            end = time.monotonic() + seconds
+            while (time.monotonic() < end or self.ledger.total < checks) and not self._crashes:
+                self._ended.wait(0.2)
+            self._ended.set()
+            for thread in workers:
+                thread.join(120)
+                assert not thread.is_alive(), "a checker's thread did not end within 120 s"
+            self._settle()
+        finally:
+            # An interrupted run asks nobody any more.
+            self._ended.set()
+            self._quiet.set()
         for thread in followers:
             thread.join(120)
         assert not self._crashes, f"the checker itself: {self._crashes}; {self.ledger}"
@@ -117,7 +125,8 @@ class Run:
         chance = random.Random(self.seed)
         while not self._ended.is_set():
             chance.choice(self.faults)()
-            self._ended.wait(chance.uniform(0, 0.5))
+            # Long enough, mostly, for a standby to serve again.
+            self._ended.wait(chance.uniform(0, GAP_SECONDS))
 
     def _two(self) -> tuple[str, str]:
         """A writer, and another process that reads."""
