@@ -39,11 +39,14 @@ class Places:
     :param main: where people register.
     :param writers: that take writes.
     :param readers: that serve reads, of which at least two differ.
+    :param accounts: user ids and passwords of people who are there, one more than are followed,
+        where nobody may register.
     """
 
     main: str
     writers: Sequence[str]
     readers: Sequence[str]
+    accounts: Sequence[tuple[str, str]] = ()
 
 
 @dataclass
@@ -112,9 +115,12 @@ class Run:
 
     def _meet(self) -> None:
         http, main = self._http, self.places.main
-        register = [http.register(main, f"{self._name}-{n}", PASSWORD)
-                    for n in range(self.people + 1)]
-        self._writer, *self._followers = register
+        here = self.places.accounts[: self.people + 1]
+        people = [http.login(main, *account) for account in here] or [
+            http.register(main, f"{self._name}-{n}", PASSWORD) for n in range(self.people + 1)]
+        assert len(people) == self.people + 1, f"{len(people)} accounts for {self.people} people"
+        self._writer, *self._followers = people
+        self._password = here[0][1] if here else PASSWORD
         self._room = str(http.ask(
             main, "POST", f"{CLIENT}/createRoom", self._writer.token,
             {"preset": "public_chat"})["room_id"])
@@ -183,7 +189,7 @@ class Run:
         while not self._ended.is_set():
             to, at = self._two()
             user = self._writer.user_id
-            made = self._write(partial(self._http.login, to, user, PASSWORD))
+            made = self._write(partial(self._http.login, to, user, self._password))
             if made is None:
                 continue
             assert isinstance(made, Account)
