@@ -243,7 +243,6 @@ def test_a_standby_that_is_known_to_be_there_is_not_asked_again() -> None:
         at = fence.Position(100, 2, 5, 5, ())
         connection: Any = SimpleNamespace(known=known, notices=["old"])
         tried = attempt.Attempt(lambda: at, 20)
-        assert not tried.asked
         sql = tried.opening(connection).decode()
         assert tried.opening(connection) == b""
         assert tried.asked
