@@ -198,8 +198,9 @@ class Router:
     def _believe(self, attempt: Attempt) -> None:
         try:
             self._fences[attempt.believe()].inc()
-        except Fallback:
-            self._fences["ahead"].inc()
+        except Fallback as fallback:
+            if fallback.outcome == "ahead":
+                self._fences["ahead"].inc()
             raise
 
     def _wrapped(self, connection: StandbyConnection) -> LoggingDatabaseConnection:

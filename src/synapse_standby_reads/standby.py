@@ -81,7 +81,7 @@ class Standby:
         self._lock = threading.Lock()
         self._idle: list[StandbyConnection] = []
         self._busy: set[StandbyConnection] = set()
-        self._wanted = 1
+        self._size = 1
         self._generation = 0
         self._answered = 0.0
         self._control: Connection | None = None
@@ -126,7 +126,8 @@ class Standby:
                 connection = self._idle.pop()
                 self._busy.add(connection)
                 return connection
-            self._wanted = 1
+            # As many as were ever needed at once; a database thread has one at most.
+            self._size = max(self._size, len(self._busy) + 1)
             self.breaker.abandoned()
         self._look.set()
         return None
@@ -170,7 +171,6 @@ class Standby:
     def _forget(self) -> list[StandbyConnection]:
         """Connections that are to be closed now; those that are busy are, when they come back."""
         self._generation += 1
-        self._wanted = 1
         closing, self._idle = self._idle, []
         return closing
 
@@ -209,7 +209,7 @@ class Standby:
         while not self._ended:
             try:
                 found = self._what()
-                if found == READY and self._wanted:
+                while found == READY and not self._ended and self._too_few():
                     self._make()
             except (psycopg2.Error, Refused) as error:
                 self._control = None
@@ -246,13 +246,17 @@ class Standby:
         self._answered = time.monotonic()
         return what_it_is(recovery, system, timeline, self._primary)
 
+    def _too_few(self) -> bool:
+        with self._lock:
+            live = [each for each in self._busy if each.generation == self._generation]
+            return len(self._idle) + len(live) < self._size
+
     def _make(self) -> None:
         generation = self._generation
         made = connect(self._args, StandbyConnection, self._hold, StandbyCursor)
         self._prepare(made)
         made.generation = generation
         with self._lock:
-            self._wanted = 0
             self._idle.append(made)
 
     def _hold(self, made: Connection) -> None:

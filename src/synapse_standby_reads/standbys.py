@@ -76,8 +76,7 @@ class Standbys:
 
     def patrolled(self) -> Iterator[Standby]:
         """Those that may have connections, the ones that have left the list with them."""
-        self._leaving = tuple(each for each in self._leaving if each.running)
-        return iter((*self._all, *self._leaving))
+        return iter((*self._all, *(each for each in self._leaving if each.running)))
 
     def choose(self) -> Standby | None:
         """The one that is good and has the least to do; None: the primary."""
@@ -117,7 +116,7 @@ class Standbys:
             return
         # Those that go first get no more interactions, and are stopped after.
         self._all = (*(each for each in self._all if each not in going), *coming)
-        self._leaving = (*self._leaving, *going)
+        self._leaving = (*(each for each in self._leaving if each.running), *going)
         for standby in coming:
             standby.start()
         for standby in going:

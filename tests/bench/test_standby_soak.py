@@ -13,7 +13,6 @@ from tests.checker.ledger import KINDS, Ledger
 from tests.process import standby_faults as faults
 from tests.process.standby_homeserver import MODULE, NAIVE, homeserver
 from tests.process.standby_servers import servers
-from tests.process.test_standby_checker import readers, ready
 from tests.render.conftest import synapse_release
 
 __all__ = ["synapse_release"]
@@ -35,14 +34,14 @@ def test_twenty_thousand_checks(
     with servers(1) as on, homeserver(
         synapse_release, on, tmp_path_factory.mktemp("homeserver")
     ) as server:
-        readers(server, NAIVE)
+        server.read_by(NAIVE)
         naive = Run(server.places, [faults.paused(on, 1), faults.delayed(on, 1)]).go(SECONDS)
-        readers(server, MODULE)
+        server.read_by(MODULE)
         every = [fault(on, 1) for fault in
                  (faults.paused, faults.delayed, faults.killed, faults.frozen)]
         faulty = Run(server.places, every).go(SECONDS, CHECKS)
         promoted = Run(server.places, [lambda: faults.switched(on)]).go(SECONDS, CHECKS // 10)
-        ready(server)
+        server.ready()
         served = server.served()
     head = ["", *(f"{kind}: bad/checks" for kind in KINDS), "errors of clients"]
     rows = [

@@ -23,6 +23,9 @@ CACHE_SECONDS = 0.7
 #: A read that meets an error is asked again for so long: with a new primary there are such.
 ERROR_SECONDS = 30
 
+#: Seconds between two faults, at most.
+GAP_SECONDS = 5
+
 PASSWORD = "a long one 1"
 FILTER = '{"room":{"timeline":{"limit":100}},"presence":{"types":[]}}'
 
@@ -36,11 +39,14 @@ class Places:
     :param main: where people register.
     :param writers: that take writes.
     :param readers: that serve reads, of which at least two differ.
+    :param accounts: user ids and passwords of people who are there, one more than are followed,
+        where nobody may register.
     """
 
     main: str
     writers: Sequence[str]
     readers: Sequence[str]
+    accounts: Sequence[tuple[str, str]] = ()
 
 
 @dataclass
@@ -78,23 +84,33 @@ class Run:
         chains = [partial(self._chain, number) for number in range(self.people)]
         if self.faults:
             busy.append(self._trouble)
-        workers = [threading.Thread(target=self._guard, args=(work,)) for work in busy]
-        followers = [threading.Thread(target=self._guard, args=(work,)) for work in chains]
-        for thread in (*workers, *followers):
-            thread.start()
-        end = time.monotonic() + seconds
-        while (time.monotonic() < end or self.ledger.total < checks) and not self._crashes:
-            self._ended.wait(0.2)
-        self._ended.set()
-        for thread in workers:
-            thread.join(120)
-            assert not thread.is_alive(), "a checker's thread did not end within 120 s"
-        self._settle()
-        self._quiet.set()
+        workers = [threading.Thread(target=self._guard, args=(work,), daemon=True) for work in busy]
+        followers = [
+            threading.Thread(target=self._guard, args=(work,), daemon=True) for work in chains]
+        try:
+            for thread in (*workers, *followers):
+                thread.start()
+            end = time.monotonic() + seconds
+            while (time.monotonic() < end or self._checks < checks) and not self._crashes:
+                self._ended.wait(0.2)
+            self._ended.set()
+            for thread in workers:
+                thread.join(120)
+                assert not thread.is_alive(), "a checker's thread did not end within 120 s"
+            self._settle()
+        finally:
+            # An interrupted run asks nobody any more.
+            self._ended.set()
+            self._quiet.set()
         for thread in followers:
             thread.join(120)
-        assert not self._crashes, self._crashes
+        assert not self._crashes, f"the checker itself: {self._crashes}; {self.ledger}"
         return self.ledger
+
+    @property
+    def _checks(self) -> int:
+        """Each event is a check of each chain, at the end."""
+        return self.ledger.total + self.people * len(self._sent)
 
     def _guard(self, work: Callable[[], None]) -> None:
         try:
@@ -104,9 +120,12 @@ class Run:
 
     def _meet(self) -> None:
         http, main = self._http, self.places.main
-        register = [http.register(main, f"{self._name}-{n}", PASSWORD)
-                    for n in range(self.people + 1)]
-        self._writer, *self._followers = register
+        here = self.places.accounts[: self.people + 1]
+        people = [http.login(main, *account) for account in here] or [
+            http.register(main, f"{self._name}-{n}", PASSWORD) for n in range(self.people + 1)]
+        assert len(people) == self.people + 1, f"{len(people)} accounts for {self.people} people"
+        self._writer, *self._followers = people
+        self._password = here[0][1] if here else PASSWORD
         self._room = str(http.ask(
             main, "POST", f"{CLIENT}/createRoom", self._writer.token,
             {"preset": "public_chat"})["room_id"])
@@ -117,7 +136,8 @@ class Run:
         chance = random.Random(self.seed)
         while not self._ended.is_set():
             chance.choice(self.faults)()
-            self._ended.wait(chance.uniform(0, 0.5))
+            # Long enough, mostly, for a standby to serve again.
+            self._ended.wait(chance.uniform(0, GAP_SECONDS))
 
     def _two(self) -> tuple[str, str]:
         """A writer, and another process that reads."""
@@ -174,7 +194,7 @@ class Run:
         while not self._ended.is_set():
             to, at = self._two()
             user = self._writer.user_id
-            made = self._write(partial(self._http.login, to, user, PASSWORD))
+            made = self._write(partial(self._http.login, to, user, self._password))
             if made is None:
                 continue
             assert isinstance(made, Account)

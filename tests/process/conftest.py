@@ -11,6 +11,10 @@ import pytest
 import yaml
 
 from tests.process import postgres, synapse_tables
+from tests.render.conftest import synapse_release
+
+#: Once for all that have it from here: who imports it has one of its own.
+__all__ = ["synapse_release"]
 
 
 @pytest.fixture(scope="session")

@@ -122,6 +122,24 @@ class Homeserver:
                     of.poll() is not None or all(map(accepts, ports))), SECONDS)
             assert process.poll() is None, self.log(name)[-3000:]
 
+    def read_by(self, module: str) -> None:
+        """Both readers with a module, anew if they have another; until their standby serves."""
+        anew = WORKERS if self.module != module else ()
+        self.stop(*(name for name in anew if name in self.running))
+        self.module = module
+        for name in anew:
+            self.start(
+                name, module, single_statements=True, close_replication_gap=True,
+                standbys=[self.servers.entry(number) for number in (0, 1)],
+            )
+        self.answers(*anew)
+        self.ready()
+
+    def ready(self) -> None:
+        """Wait until the standby that there is serves both readers."""
+        key = ("synapse_standby_reads_ready", self.servers.name(1 - self.servers.primary))
+        wait_for("the standby", lambda: all(self.metrics(name)[key] == 1 for name in WORKERS), 30)
+
     def stop(self, *names: str) -> None:
         for name in names:
             self.running[name].terminate()

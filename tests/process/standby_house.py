@@ -11,12 +11,9 @@ import pytest
 
 from tests import synapse_packages
 from tests.process.standby_servers import Servers, servers
-from tests.render.conftest import synapse_release
 
 if TYPE_CHECKING:
     from tests.process.standby_site import Site
-
-__all__ = ["synapse_release"]
 
 Json = dict[str, Any]
 

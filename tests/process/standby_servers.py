@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,6 +64,14 @@ class Servers:
     def start(self, number: int) -> None:
         at = self.all[number]
         self.control(number, "-l", f"{at['top']}/run/log", "start")
+        # A standby is up, for pg_ctl, before what it has is consistent.
+        wait_for(f"server {number}", lambda: self._answers(number), 60)
+
+    def _answers(self, number: int) -> bool:
+        try:
+            return self.sql("SELECT 1", number, "postgres") == "1"
+        except subprocess.CalledProcessError:
+            return False
 
     def kill(self, number: int) -> None:
         """All of its processes at once, as the machine's power would."""

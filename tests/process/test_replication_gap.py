@@ -12,9 +12,6 @@ from unittest.mock import MagicMock
 import pytest
 
 from tests import synapse_packages
-from tests.render.conftest import synapse_release
-
-__all__ = ["synapse_release"]
 
 
 @pytest.fixture(scope="module", autouse=True)

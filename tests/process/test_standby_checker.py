@@ -10,12 +10,8 @@ import pytest
 from tests import synapse_packages
 from tests.checker.checker import Run
 from tests.process import standby_faults as faults
-from tests.process.front_door import wait_for
-from tests.process.standby_homeserver import MODULE, NAIVE, WORKERS, Homeserver, homeserver
+from tests.process.standby_homeserver import MODULE, NAIVE, Homeserver, homeserver
 from tests.process.standby_servers import servers
-from tests.render.conftest import synapse_release
-
-__all__ = ["synapse_release"]
 
 SECONDS = 8
 
@@ -29,27 +25,6 @@ def server(
         synapse_release, on, tmp_path_factory.mktemp("homeserver")
     ) as made:
         yield made
-
-
-def readers(server: Homeserver, module: str) -> None:
-    """Both workers with a module, anew if they have another; until their standby serves."""
-    anew = WORKERS if server.module != module else ()
-    server.stop(*(name for name in anew if name in server.running))
-    server.module = module
-    for name in anew:
-        server.start(
-            name, module, single_statements=True, close_replication_gap=True,
-            standbys=[server.servers.entry(number) for number in (0, 1)],
-        )
-    server.answers(*anew)
-    ready(server)
-
-
-def ready(server: Homeserver) -> None:
-    """Wait until the standby that there is serves both workers."""
-    standby = server.servers.name(1 - server.servers.primary)
-    key = ("synapse_standby_reads_ready", standby)
-    wait_for("the standby", lambda: all(server.metrics(name)[key] == 1 for name in WORKERS), 30)
 
 
 @pytest.mark.parametrize(("config", "sql", "words"), [
@@ -72,7 +47,7 @@ def test_a_worker_that_would_be_unsafe_ends_and_says_why(
 
 
 def test_naive_reads_of_the_standby_are_caught(server: Homeserver) -> None:
-    readers(server, NAIVE)
+    server.read_by(NAIVE)
     on = server.servers
     ledger = Run(server.places, [faults.paused(on, 1), faults.delayed(on, 1)]).go(SECONDS)
     assert ledger.bad["event"] + ledger.bad["account data"] > 0, ledger
@@ -80,7 +55,7 @@ def test_naive_reads_of_the_standby_are_caught(server: Homeserver) -> None:
 
 
 def test_standby_reads_lose_nothing_under_lag_death_and_frost(server: Homeserver) -> None:
-    readers(server, MODULE)
+    server.read_by(MODULE)
     on = server.servers
     every = [fault(on, 1) for fault in
              (faults.paused, faults.delayed, faults.killed, faults.frozen)]
@@ -93,11 +68,11 @@ def test_standby_reads_lose_nothing_under_lag_death_and_frost(server: Homeserver
 
 
 def test_nor_when_the_standby_becomes_the_primary(server: Homeserver) -> None:
-    readers(server, MODULE)
+    server.read_by(MODULE)
     ledger = Run(server.places, [lambda: faults.switched(server.servers)]).go(SECONDS)
     assert ledger.bad.total() == 0, ledger
     # What was the primary is a standby of the other one's now, or is it again.
-    ready(server)
+    server.ready()
     before = server.served()["standby"]
     calm = Run(server.places).go(3)
     assert calm.bad.total() == 0, calm

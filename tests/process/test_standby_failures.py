@@ -22,12 +22,11 @@ from tests.process.standby_house import (
     works,
 )
 from tests.process.standby_servers import Servers
-from tests.render.conftest import synapse_release
 
 if TYPE_CHECKING:
     pass
 
-__all__ = ["all_pair", "packages", "pair", "synapse_release", "trio"]
+__all__ = ["all_pair", "packages", "pair", "trio"]
 
 Json = dict[str, Any]
 
@@ -69,6 +68,8 @@ def test_the_list_names_all_servers_and_follows_the_promotion(pair: Servers) -> 
         pair.control(0, "-m", "fast", "stop")
         pair.promote(1)
         wait_for("the new primary", lambda: works(site, "INSERT INTO t VALUES (5)"), 20)
+        # Though nobody has read.
+        wait_for("the new timeline", lambda: site.router.index.timeline == 2)
         with counted() as got:
             assert [site.read(MAX) for _ in range(10)] == [5] * 10
         assert got["standby"] == 0

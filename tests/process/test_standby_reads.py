@@ -20,12 +20,11 @@ from tests.process.standby_house import (
     trio,
 )
 from tests.process.standby_servers import Servers
-from tests.render.conftest import synapse_release
 
 if TYPE_CHECKING:
     from tests.process.standby_site import Site
 
-__all__ = ["all_pair", "packages", "pair", "synapse_release", "trio"]
+__all__ = ["all_pair", "packages", "pair", "trio"]
 
 Json = dict[str, Any]
 
@@ -82,8 +81,13 @@ def reading_with(on: Servers, router: Any) -> Iterator[Site]:
         yield made
 
 
-def test_what_the_primary_does_not_show_yet_is_not_read(pair: Servers) -> None:
-    """A commit that waits for another standby is on this one, and on the primary not yet."""
+@pytest.mark.parametrize("passed", [False, True])
+def test_what_the_primary_does_not_show_yet_is_not_read(pair: Servers, passed: bool) -> None:
+    """A commit that waits for another standby is on this one, and on the primary not yet.
+
+    For the primary its id is beyond all that have finished, or, once a later one has, among those
+    that run.
+    """
     with reading(pair, 1) as site:
         pair.sql("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
         pair.sql("SELECT pg_reload_conf()")
@@ -92,6 +96,9 @@ def test_what_the_primary_does_not_show_yet_is_not_read(pair: Servers) -> None:
         try:
             wait_for("the row on the standby", lambda: pair.sql(MAX, 1) == "7")
             assert pair.sql(MAX) == "0"
+            if passed:
+                pair.sql("BEGIN; INSERT INTO t VALUES (8); ROLLBACK")
+            assert bool(site.router.index.get().running) == passed
             with counted() as got:
                 assert site.read(MAX) == 0
             assert got == {"ahead": 1}

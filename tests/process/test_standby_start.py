@@ -15,12 +15,11 @@ from tests.process.standby_house import (
     trio,
 )
 from tests.process.standby_servers import Servers
-from tests.render.conftest import synapse_release
 
 if TYPE_CHECKING:
     pass
 
-__all__ = ["all_pair", "packages", "pair", "synapse_release", "trio"]
+__all__ = ["all_pair", "packages", "pair", "trio"]
 
 Json = dict[str, Any]
 

@@ -236,6 +236,24 @@ def test_what_an_error_means() -> None:
     assert attempt.means(Fallback("barrier")).outcome == "barrier"
 
 
+def test_a_standby_that_is_known_to_be_there_is_not_asked_again() -> None:
+    """Known on the same timeline: what it had on another one says nothing."""
+
+    def waits(known: tuple[int, int]) -> bool:
+        at = fence.Position(100, 2, 5, 5, ())
+        connection: Any = SimpleNamespace(known=known, notices=["old"])
+        tried = attempt.Attempt(lambda: at, 20)
+        sql = tried.opening(connection).decode()
+        assert tried.opening(connection) == b""
+        assert tried.asked
+        assert connection.notices == []
+        assert "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY" in sql
+        return "pg_last_wal_replay_lsn" in sql
+
+    assert [waits(known) for known in ((0, -1), (2, 99), (2, 100), (2, 200), (1, 200), (3, 200))] \
+        == [True, True, False, False, True, True]
+
+
 def test_what_a_server_is() -> None:
     primary: Any = SimpleNamespace(system=7, timeline=3)
     unknown: Any = SimpleNamespace(system=0, timeline=0)
