@@ -48,9 +48,7 @@ def __virtual__() -> str:
     return __virtualname__
 
 
-def restore(
-    target: str, label: str, timeline: int, bytes: int, path: str = ""
-) -> dict[str, Any]:
+def restore(target: str, label: str, timeline: int, bytes: int, path: str = "") -> dict[str, Any]:
     """The cluster as it was at a time; nobody may be using it.
 
     :param target: ISO 8601 with zone: what was committed later is not in it. Or ``latest``, for a
@@ -126,9 +124,14 @@ def _restored(
         )
     seconds: dict[str, float] = {}
     begun = time.monotonic()
-    if __salt__["pgcluster.condition"](here["data"]) == "ready":
+    if _serves(here):
         _nobody_is_in(here)
         _close(here)
+    elif __salt__["pgcluster.condition"](here["data"]) != "gone":
+        raise CommandExecutionError(
+            f"{here['data']}: its server runs, and is no primary: restore on the primary's "
+            "machine, or stop this one first. Nothing was changed"
+        )
     before = _timeline(here, here["data"])
     record = {
         "step": "begun",
@@ -338,7 +341,7 @@ def _stop(here: Mapping[str, Any]) -> None:
         lambda: __salt__["pgcluster.condition"](here["data"]) == "gone",
         STOP_SECONDS,
         f"{here['unit']} to stop",
-        f"Nothing was changed. See journalctl -u {here['unit']}",
+        f"Nothing else was done. See journalctl -u {here['unit']}",
         0.2,
     )
 

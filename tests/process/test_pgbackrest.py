@@ -343,3 +343,18 @@ def test_a_server_that_archives_already_becomes_known_to_the_store(
             site.call("pgbackrest.create")
             wait_for("the archive", lambda: site.psql(WAITING) == "0", 60)
             site.call("pgbackrest.backup", "full")
+
+
+def test_a_standby_is_not_restored_beside_its_primary(site: Site) -> None:
+    site.call("pgbackrest.backup", "full")
+    target = site.note("one")
+    found = site.source(target)
+    site.service("stop")
+    Path(site.at["data"], "standby.signal").touch()
+    site.service("start")
+    with pytest.raises(CommandExecutionError, match="runs, and is no primary"):
+        site.call("pgpitr.restore", target, found.label, found.timeline, found.bytes)
+    assert site.report()["server"]["standby"]
+    with pytest.raises(CommandExecutionError, match="backups are taken of the primary"):
+        site.call("pgbackrest.backup", "full")
+    assert "a standby" in site.nightly()["why"]
