@@ -21,6 +21,8 @@ from tests.render.conftest import renderer
 
 __all__ = ["renderer"]
 
+pytestmark = pytest.mark.alone
+
 WAITING = "SELECT count(*) FROM pg_ls_archive_statusdir() WHERE name LIKE '%.ready';"
 
 SECRET = "nobody-may-read-this-in-the-store"

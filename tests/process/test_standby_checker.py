@@ -13,6 +13,8 @@ from tests.process import standby_faults as faults
 from tests.process.standby_homeserver import MODULE, NAIVE, Homeserver, homeserver
 from tests.process.standby_servers import servers
 
+pytestmark = pytest.mark.alone
+
 SECONDS = 8
 
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["all_pair", "packages", "pair", "trio"]
 
+pytestmark = pytest.mark.alone
+
 Json = dict[str, Any]
 
 
