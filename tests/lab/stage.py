@@ -354,7 +354,7 @@ def snapshot(machine: LabMachine) -> set[str]:
         for unit in {" ".join(UNITS)}; do echo $({show} $unit); done
         systemctl list-unit-files --no-legend --no-pager --type=service,socket,timer
         dpkg-query -W
-        nft list ruleset
+        nft --stateless list ruleset
         if systemctl -q is-active postgresql@15-main; then
             runuser -u postgres -- psql -AtXc {shlex.quote(sql)}
         fi
