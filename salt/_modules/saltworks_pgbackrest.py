@@ -88,12 +88,6 @@ def backup(type: str = "diff", path: str = SETTINGS) -> dict[str, Any]:
     return _program(here, path, type, here["seconds"] + REPORT_SECONDS)
 
 
-def ready(path: str = SETTINGS) -> bool:
-    """Whether the store knows this cluster."""
-    said = report(path)["store"]
-    return "error" not in said
-
-
 def create(path: str = SETTINGS) -> None:
     """The store gets to know this cluster, and a segment of WAL is seen to arrive there.
 

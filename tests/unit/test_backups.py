@@ -21,7 +21,7 @@ def backup(stop: int, last: int, timeline: int = 1, **more: Any) -> Json:
     return {
         "label": f"b{stop}", "type": "full", "start": BEGIN + stop - 5, "stop": BEGIN + stop,
         "timeline": timeline, "first": last, "last": last, "bytes": 1 << 30, "stored": 1 << 20,
-        "needs": [], "damaged": False, **more,
+        "damaged": False, **more,
     }  # fmt: skip
 
 

@@ -7,7 +7,7 @@ of pgBackRest 2.45; names of WAL segments: PostgreSQL, xlog_internal.h.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 Json = dict[str, Any]
@@ -35,20 +35,14 @@ def segment(name: str) -> tuple[int, int]:
     return timeline, log * _OF_ONE_LOG + low
 
 
-def position(lsn: str) -> int:
-    """A WAL position such as ``0/3000028``, in bytes."""
-    high, _, low = lsn.partition("/")
-    return (int(high, 16) << 32) + int(low, 16)
-
-
 def backups(stanza: Mapping[str, Any]) -> list[Json]:
     """The backups of the cluster as it is now, oldest first.
 
     :param stanza: one element of pgBackRest's ``info``.
     :returns: ``label``, ``type``, ``start`` and ``stop`` (seconds since the epoch), ``timeline``,
         ``first`` and ``last`` (numbers of the WAL segments it cannot do without), ``bytes`` (of
-        the cluster), ``stored`` (of this backup in the repository), ``needs`` (labels),
-        ``damaged`` (pages with a wrong checksum were found when it was taken).
+        the cluster), ``stored`` (of this backup in the repository), ``damaged`` (pages with a
+        wrong checksum were found when it was taken).
     """
     current = max((row["id"] for row in stanza.get("db", [])), default=0)
     return [
@@ -62,7 +56,6 @@ def backups(stanza: Mapping[str, Any]) -> list[Json]:
             "last": segment(row["archive"]["stop"])[1],
             "bytes": row["info"]["size"],
             "stored": row["info"]["repository"]["delta"],
-            "needs": row["reference"] or [],
             "damaged": bool(row.get("error")),
         }
         for row in stanza.get("backup", [])
@@ -95,34 +88,24 @@ def stretches(listing: Mapping[str, Mapping[str, Any]]) -> list[Json]:
     for path, row in listing.items():
         if _SEGMENT.fullmatch(path) and row.get("type") == "file":
             stored[segment(path)] = int(row["time"]) + 1
-    found_: list[Json] = []
+    rows: list[Json] = []
     for (timeline, number), when in sorted(stored.items()):
-        last = found_[-1] if found_ else None
+        last = rows[-1] if rows else None
         if last and last["timeline"] == timeline and last["last"] + 1 == number:
             last |= {"last": number, "until": max(when, last["until"])}
             continue
         new = last is None or last["timeline"] != timeline
         since = begun.get(timeline, when) if new else when
-        found_.append(
+        rows.append(
             {"timeline": timeline, "first": number, "last": number, "since": since, "until": when}
         )
-    return found_
+    return rows
 
 
 def joined(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
     """Whether recovery gets from one stretch into the next: by a new timeline, without a hole."""
     newer = bool(after["timeline"] > before["timeline"])
     return newer and bool(after["first"] <= before["last"] + 1)
-
-
-def whole(backup: Mapping[str, Any], found: Iterable[Mapping[str, Any]]) -> bool:
-    """Whether the WAL that a backup cannot do without is there."""
-    return any(
-        row["timeline"] == backup["timeline"]
-        and row["first"] <= backup["first"]
-        and backup["last"] <= row["last"]
-        for row in found
-    )
 
 
 def leads_to_the_end(backup: Mapping[str, Any], found: list[Json]) -> bool:

@@ -82,6 +82,7 @@ def table(report: Row, verdicts: Mapping[str, Row], now: float) -> dict[str, Any
     if "error" not in store:
         covered = spans(store["backups"], store["stretches"])
         shown["backups"] = [_shown(row, verdicts) for row in reversed(store["backups"])]
+        shown["being taken"] = store["busy"]
         shown["covered"] = [str(span) for span in covered]
         shown["kept"] = f"{report['keep_full']} full backups, and what needs them"
         shown["stored"] = size(sum(row["stored"] for row in store["backups"]))
