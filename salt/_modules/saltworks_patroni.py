@@ -113,7 +113,8 @@ def streaming(seconds: float = 60, config: str = CONFIG) -> dict[str, Any]:
         receiving = shown["here"].get("receiving")
         last = {**row, "receiving": receiving}
         leads = row.get("role") == "leader"
-        near = receiving == "streaming" and row["lag"] is not None and row["lag"] < NEAR_BYTES
+        lag = row.get("lag")
+        near = receiving == "streaming" and lag is not None and lag < NEAR_BYTES
         return row if row.get("state") in ("running", "streaming") and (leads or near) else None
 
     begun = time.monotonic()

@@ -140,7 +140,8 @@ def attune(
         text = json.dumps(then, separators=(",", ":"))
         at, prefix = _keys(config)
         written = __salt__["etcd_keys.swap"](at, f"{prefix}config", text, value["revision"])
-        if not written:
+        # Another machine's state run, at the same moment, may have written just that.
+        if not written and json.loads(_read(config, "config")["text"] or "{}") != then:
             raise CommandExecutionError(
                 "Patroni's configuration in etcd was changed by somebody else just now; look at it "
                 "(patronictl show-config), and apply this again"

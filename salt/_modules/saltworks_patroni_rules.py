@@ -205,7 +205,7 @@ def joined(
     :returns: ``leader`` (``''``: none), ``pause``, ``durability``, ``sync`` (standbys that have all
         that was acknowledged), ``members``: name → ``role`` (``leader``, ``sync_standby``,
         ``replica``), ``state``, ``timeline``, ``lag`` (bytes; None: not known), ``lag_seconds``
-        (None: not known here), ``pending_restart``; and ``here``.
+        (None: not known here), ``pending_restart``, ``may_lead``; and ``here``.
     """
     seconds = {row["name"]: row.get("replay_lag") for row in here.get("senders", [])}
     members = {
@@ -216,6 +216,7 @@ def joined(
             "lag": lag_of(row),
             "lag_seconds": 0.0 if row["role"] == "leader" else seconds.get(row["name"]),
             "pending_restart": bool(row.get("pending_restart")),
+            "may_lead": not row.get("tags", {}).get("nofailover"),
         }
         for row in shown.get("members", [])
     }
@@ -262,6 +263,7 @@ def candidate(status: Mapping[str, Any], wanted: str, bound: int) -> str:
         name: row["lag"]
         for name, row in members.items()
         if name != leader
+        and row["may_lead"]
         and row["state"] in ("running", "streaming")
         and row["lag"] is not None
         and row["lag"] <= bound
@@ -275,7 +277,7 @@ def candidate(status: Mapping[str, Any], wanted: str, bound: int) -> str:
             for name, row in sorted(members.items())
             if name != leader
         )
-        rule = "a synchronous standby, " if only_sync else ""
+        rule = "a synchronous standby, " if only_sync else "one that may lead, "
         raise ValueError(
             f"{wanted or 'no standby'} can not take over now: it must be {rule}running, and at "
             f"most {bound} bytes behind ({rows or 'there is none'}); see patroni.status"

@@ -182,12 +182,21 @@ def led(minion: str) -> dict[str, Any]:
 
 @refusing
 def admit(minion: str) -> dict[str, Any]:
-    """The cluster's other machines let a new one copy them."""
+    """The cluster's other machines let a new one copy them; the primary has to.
+
+    :raises MachineError: the primary's state run failed.
+    """
     house, machines = _mine("join"), Machines(__opts__)
     placement = house.placement(movement.map_of(house))
     others = [name for name in cluster.serving(placement) if name != minion]
-    changed = _applied(machines, others, ROLE_SLS, "join")
-    return {"said": f"{', '.join(others)} admit it", "changes": changed}
+    first = cluster.leader(_status(machines, placement)[1])
+    answers = machines.calls(others, "state.sls", ROLE_SLS, bound=APPLY_SECONDS, queue=QUEUE)
+    wrong = {name: str(row) for name, row in answers.items() if isinstance(row, MachineError)}
+    if first not in others or first in wrong:
+        raise MachineError(f"join: {wrong.get(first, 'there is no primary to be copied')}")
+    changed = _changed({name: row for name, row in answers.items() if name not in wrong})
+    words = f"{', '.join(name for name in others if name not in wrong)} admit it"
+    return {"said": "; ".join([words, *sorted(wrong.values())]), "changes": changed}
 
 
 @refusing
@@ -207,24 +216,29 @@ def stream(minion: str) -> dict[str, Any]:
 
 @refusing
 def register(minion: str) -> dict[str, Any]:
-    """The registry says that it may be read from; Synapse's machines know it."""
+    """The registry says that it may be read from, and may lead; Synapse's machines know it."""
     house = _mine("join")
     done = movement.moved(house, minion, "ready", "registered")
-    return {**done, "said": f"{done['said']}; {_told(house, minion)}"}
+    told = _told(house, minion)
+    # Only now: a failover must not lead to where Synapse does not look.
+    _applied(Machines(__opts__), [minion], ROLE_SLS, "join")
+    return {**done, "said": f"{done['said']}; {told}"}
 
 
 @refusing
 def hand_over(minion: str) -> dict[str, Any]:
     """If it is the primary, another one takes over; from here on the lock is this process's.
 
-    :raises saltworks.errors.Refused: there is no other that could.
+    :raises saltworks.errors.Refused: there is no other that could, or too few would be left.
     """
     house, machines = Tree.of(__opts__), Machines(__opts__)
     lock.take(house, f"leave of {minion}", lock.HOLD_SECONDS)
     placement = _clustered(house, movement.map_of(house))
     _, found = _status(machines, placement)
+    if wrong := cluster.leave_problems(placement, minion, found):
+        raise Refused("leave", wrong)
     if cluster.leader(found) != minion:
-        return {"said": f"{cluster.leader(found) or 'nobody'} is the primary", "changes": {}}
+        return {"said": f"{cluster.leader(found)} is the primary", "changes": {}}
     done = _switched(machines, placement, "")
     said = f"{done['leader']} took over, after {done['seconds']} s"
     return {"said": said, "changes": {"leader": {"old": minion, "new": done["leader"]}}}
@@ -232,9 +246,10 @@ def hand_over(minion: str) -> dict[str, Any]:
 
 @refusing
 def begin_drain(minion: str) -> dict[str, Any]:
-    """It is read from no more; Synapse's machines know it."""
+    """It is read from no more, and may not lead; Synapse's machines know it."""
     house = _mine("leave")
     done = movement.moved(house, minion, "draining")
+    _applied(Machines(__opts__), [minion], ROLE_SLS, "leave")
     return {**done, "said": f"{done['said']}; {_told(house, minion)}"}
 
 
@@ -272,7 +287,11 @@ def alone(minion: str) -> dict[str, Any]:
         return {"said": "there is no cluster any more", "changes": {}}
     if wrong := cluster.return_problems(placement):
         raise Refused("way back", wrong)
-    _, found = _status(machines, placement)
+    try:
+        _, found = _status(machines, placement)
+    except MachineError:
+        # A run that died has taken Patroni away, or has not brought it: what follows asks etcd.
+        return {"said": f"{minion} is the last machine, and has no Patroni", "changes": {}}
     if cluster.leader(found) != minion:
         what = f"is not the primary, {cluster.leader(found) or 'nobody'} is"
         raise Refused("way back", [Problem(minion, what, f"salt-run database.switchover {minion}")])
@@ -358,6 +377,11 @@ def _applied(machines: Machines, names: Sequence[str], sls: str, what: str) -> d
     answers = machines.calls(names, "state.sls", sls, bound=APPLY_SECONDS, queue=QUEUE)
     if wrong := [str(row) for row in answers.values() if isinstance(row, MachineError)]:
         raise MachineError(f"{what}: {'; '.join(wrong)}")
+    return _changed(answers)
+
+
+def _changed(answers: Mapping[str, Any]) -> dict[str, Any]:
+    """What state runs have changed, of those that changed something."""
     changes = {
         name: {key: row["changes"] for key, row in states.items() if row.get("changes")}
         for name, states in answers.items()

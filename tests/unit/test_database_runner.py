@@ -107,12 +107,14 @@ def test_a_standby_is_admitted_streams_and_is_then_known(tmp_path: Path) -> None
     assert "streams, after 3.5 s" in house.module.stream("database-2")["said"]
     assert house.state("database-2") == "joining"
     done = house.module.register("database-2")
+    assert house.calls[-1] == ("database-2", "state.sls", "roles"), "now it may lead"
     assert done["changes"] == {"database-2": {"old": "joining", "new": "ready"}}
     assert "synapse, sync-1 know it" in done["said"]
     told = [row for row in house.calls if row[1] == "state.sls"]
     assert told == [
         ("database", "state.sls", "roles"),
         ("synapse", "state.sls", FINDS), ("sync-1", "state.sls", FINDS),
+        ("database-2", "state.sls", "roles"),
     ]  # fmt: skip
 
 
@@ -123,6 +125,19 @@ def test_who_cannot_hear_of_it_hears_it_later_and_it_serves_all_the_same(tmp_pat
     assert "synapse know it; later: sync-1 did not answer" in said
     assert house.state("database-2") == "ready"
     assert list(house.store.rows[telling.LATE]) == ["sync-1"]
+
+
+def test_a_dead_standby_is_in_nobody_s_way_and_a_dead_primary_is(tmp_path: Path) -> None:
+    house = House(tmp_path, *TWO).own()
+    third = replace(databases("ready")[0], minion="database-3", state="joining")
+    house.add(third)
+    house.silent = {"database-2"}
+    said = house.module.admit("database-3")["said"]
+    assert said.startswith("database admit it; database-2 did not answer")
+    house.silent, house.leader = {"database"}, "database"
+    assert "database did not answer" in house.module.admit("database-3")["data"]
+    house.silent, house.leader = set(), ""
+    assert "there is no primary" in house.module.admit("database-3")["data"]
 
 
 def test_a_copy_that_is_not_whole_is_not_registered(tmp_path: Path) -> None:
@@ -141,6 +156,8 @@ def test_the_primary_hands_over_before_it_leaves(tmp_path: Path) -> None:
     }
     assert house.module.retire("database")["changes"]
     assert ("database", "state.sls", "roles.database.absent") in house.calls
+    last = House(tmp_path, "ready", "joining")
+    assert "is the last database" in last.module.hand_over("database")["data"]
     # A standby is in nobody's way.
     again = House(tmp_path, *TWO)
     assert again.module.hand_over("database-2")["changes"] == {}
@@ -204,6 +221,9 @@ def test_the_way_back_is_for_the_last_machine_and_forgets_the_cluster(tmp_path: 
     assert "database.switchover database" in house.module.alone("database")["data"]
     house.leader = "database"
     assert "the last machine" in house.module.alone("database")["said"]
+    # A run that died has taken Patroni away.
+    house.failing[("database", "patroni.status")] = MachineError("no configuration")
+    assert "has no Patroni" in house.module.alone("database")["said"]
     house.module.dissolve("database")
     placed = house.placement(DATABASE_MAP)
     assert (placed.clustered, placed.dcs) == (False, False)

@@ -72,9 +72,46 @@ def test_members_run_patroni_and_nobody_else_has_a_secret() -> None:
     for states in (("ready",), ("ready", "gone")):
         gone = slice_of("database-2", clustered("cluster there", *databases(*states)))
         assert gone["saltworks"]["states"][1:] == [
-            "pgbackrest.absent", "patroni.absent", "postgres.absent", "firewall.absent",
+            "patroni.absent", "postgres.absent", "pgbackrest.absent", "firewall.absent",
         ]  # fmt: skip
         assert "<" not in str(gone)
+
+
+def test_only_where_synapse_looks_may_a_primary_be() -> None:
+    placed = clustered("cluster there", *databases("ready", "joining"))
+    leads = [slice_of(name, placed)["patroni"]["may_lead"] for name in ("database", "database-2")]
+    assert leads == [True, False]
+    assert slice_of("database-2", clustered("cluster there", *BOTH))["patroni"]["may_lead"]
+
+
+def test_one_that_the_map_does_not_name_any_more_is_a_database_until_it_has_left() -> None:
+    rows = {name: row for name, row in MAP["machines"].items() if name != "database-2"}
+    cmap = {**MAP, "machines": rows}
+    placed = clustered("cluster there", *BOTH)
+    found = slice_of("database-2", placed, cmap)
+    assert found["saltworks"]["role"] == "database"
+    assert "patroni" in found["saltworks"]["states"]
+    assert found["firewall"]["ports"][5432]
+    # Synapse finds it still.
+    assert slice_of("synapse", placed, cmap)["base"]["hosts"]["database-2"] == "198.18.0.17"
+    gone = clustered("cluster there", *databases("ready", "gone"))
+    assert "database-2" not in slice_of("synapse", gone, cmap)["base"]["hosts"]
+
+
+@pytest.mark.parametrize(
+    ("states", "status_", "said"),
+    [
+        (("ready", "ready"), {"leader": "database", "durability": "sync"}, ""),
+        (("ready", "joining"), {"leader": "database", "durability": "sync"}, "is the last"),
+        (("ready", "ready"), {"leader": "", "durability": "sync"}, "no primary now"),
+        (("ready", "ready"), {"leader": "database", "durability": "sync-strict"}, "sync-strict"),
+    ],
+)
+def test_who_may_not_leave(states: Any, status_: dict[str, Any], said: str) -> None:
+    placed = clustered("cluster there", *databases(*states))
+    wrong = cluster.leave_problems(placed, "database", status_)
+    assert said in "".join(map(str, wrong))
+    assert bool(wrong) is bool(said)
 
 
 def test_the_store_lets_the_databases_in_once_they_are_a_cluster() -> None:
@@ -230,6 +267,7 @@ TOLD: dict[str, Any] = {
         ({"database-2": status(leader="database-2")}, "database cluster"),
         ({"database": status(leader=""), "database-2": status(leader="")}, "database cluster"),
         ({"database": status(**{"database-2": "starting"})}, "database cluster"),
+        ({"database": {**status(), "pause": True}}, "database cluster"),
         ({"sessions database": sessions(("198.18.0.12", False))}, "new database"),
         ({"sessions database": sessions(("198.18.0.99", True))}, "new database"),
     ],

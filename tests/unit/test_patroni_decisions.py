@@ -151,6 +151,9 @@ def test_how_it_stands() -> None:
 def test_the_nearest_takes_over() -> None:
     assert patroni.candidate(shown(b=9, c=3, d="unknown"), "", 100) == "c"
     assert patroni.candidate(shown(b=9, c=3), "b", 100) == "b"
+    coming = shown(b=9, c=3)
+    coming["members"]["c"]["may_lead"] = False
+    assert patroni.candidate(coming, "", 100) == "b", "the other one is not known to everybody yet"
 
 
 @pytest.mark.parametrize(

@@ -10,20 +10,20 @@ does so since 3.0.3: https://github.com/patroni/patroni/pull/2689
 from __future__ import annotations
 
 import sys
+import time
 from typing import Any
 
 from patroni.__main__ import main
-from patroni.dcs import Leader
-from patroni.dcs.etcd import catch_return_false_exception
-from patroni.dcs.etcd3 import Etcd3
 from patroni.version import __version__
 
 BROKEN = "3.0.2"
 
 
-@catch_return_false_exception
 def _update_leader(self: Any) -> bool:
     """In place of ``Etcd3._update_leader``; answers whether the key is ours."""
+    from patroni.dcs import Leader
+    from patroni.dcs.etcd3 import Etcd3Error
+
     copy = self._retry.copy()
 
     def retry(*args: Any, **words: Any) -> Any:
@@ -37,6 +37,10 @@ def _update_leader(self: Any) -> bool:
         return bool(self._lease)
     if known and leader.name != self._name:
         return False
+    # No longer than Patroni's own: whoever has lost his key must have stepped down in time.
+    copy.deadline = copy.stoptime - time.time()
+    if copy.deadline < 1:
+        raise Etcd3Error("update_leader timeout")
     # None is there: then it is made, if that is still so.
     still = {"mod_revision": leader.index} if known else {"create_revision": 0}
     put = self._client.put
@@ -49,5 +53,9 @@ def _update_leader(self: Any) -> bool:
 
 if __name__ == "__main__":
     if __version__ == BROKEN:
-        Etcd3._update_leader = _update_leader
+        # Private names: a later release need not have them.
+        from patroni.dcs.etcd import catch_return_false_exception
+        from patroni.dcs.etcd3 import Etcd3
+
+        Etcd3._update_leader = catch_return_false_exception(_update_leader)
     sys.exit(main())

@@ -15,7 +15,7 @@ m4-database-alone:
 m4-database-parted:
   salt.state:
     - tgt: {{ saltworks.machines.database }}
-    - sls: pgbackrest.absent,patroni.absent
+    - sls: patroni.absent
     - queue: true
     - require:
         - database: m4-database-alone
@@ -41,3 +41,12 @@ m4-database-converged-back:
     - queue: true
     - require:
         - milestone: m4-database-recorded-back
+
+# Last: until its role has said so, PostgreSQL archives by it.
+m4-database-unarchived:
+  salt.state:
+    - tgt: {{ saltworks.machines.database }}
+    - sls: pgbackrest.absent
+    - queue: true
+    - require:
+        - salt: m4-database-converged-back

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from . import clustermap, milestone, modules, parts, worker_slices, workers
+from . import clustermap, membership, milestone, modules, parts, worker_slices, workers
 from .clustermap import SINGLE_ROLES, Map
 from .parts.database import cluster
 from .plan import (
@@ -55,7 +55,7 @@ def slice_for(
     machines = {**cmap["machines"], minion: row}
     slices: dict[str, Any] = {
         "saltworks": {"cluster": cmap["name"], "minion": minion, "role": row["role"]},
-        "base": {"hosts": {name: m["address"] for name, m in sorted(machines.items())}},
+        "base": {"hosts": _hosts(machines, placement)},
     }
     per_role = {
         "master": _master_slice,
@@ -66,6 +66,9 @@ def slice_for(
         "dcs": cluster.dcs,
         **{role: part.machine for role, part in parts.ROLES.items()},
     }[row["role"]]
+    if row["role"] == cluster.ROLE:
+        # One that the map does not name any more is a member until it has left.
+        cmap = {**cmap, "machines": machines}
     extra = per_role(cmap, placement, minion, secret)
     if "synapse" in extra and artifact:
         extra["synapse"]["release"] = dict(artifact)
@@ -215,8 +218,23 @@ def _member_row(placement: Placement, minion: str) -> dict[str, str] | None:
     """What the map would say of a machine of a pool, which comes and goes."""
     for member in placement.members:
         if member.minion == minion and member.address:
-            return {"role": "worker", "address": member.address}
+            role = cluster.ROLE if member.kind == membership.DATABASE else "worker"
+            return {"role": role, "address": member.address}
     return None
+
+
+def _hosts(machines: Mapping[str, Any], placement: Placement) -> dict[str, str]:
+    """Names and addresses, by name; of databases also those that the map names no more.
+
+    Until such a one has left, Synapse may find its database there.
+    """
+    left = {
+        row.minion: row.address
+        for row in placement.members
+        if row.kind == membership.DATABASE and row.state != "gone" and row.address
+    }
+    named = {name: row["address"] for name, row in machines.items()}
+    return dict(sorted({**left, **named}.items()))
 
 
 def _worker_slice(cmap: Map, placement: Placement, minion: str, secret: Secrets) -> dict[str, Any]:

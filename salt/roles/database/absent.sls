@@ -1,5 +1,5 @@
 include:
-  - pgbackrest.absent
   - patroni.absent
   - postgres.absent
+  - pgbackrest.absent
   - firewall.absent

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from saltworks import registry
 
 from tests.lab import milestones, readback, witness, workers
 from tests.lab.driver import SaltRunError, wait_for
@@ -111,6 +112,24 @@ def test_m4_database_restarts_nobody_under_the_eyes_of_the_witness(stage: Stage)
     assert follows(stage, STANDBY)
     assert workers.state(stage.lab, STANDBY) == "ready"
     assert refuses_writes(stage, STANDBY)
+
+
+def test_a_worker_comes_again_to_read_from_the_standby(stage: Stage) -> None:
+    """Reconcile takes it out and in, as the map says that its kind reads from standbys."""
+
+    def comes() -> bool:
+        row = registry.of(workers.recorded(stage.lab, registry.RECORD)).get(WORKER)
+        return row is not None and row.reads and row.state == "ready"
+
+    with witnessed(stage, "reads", M4.worst_wait):
+        wait_for(comes, workers.LEAVE_SECONDS + workers.JOIN_SECONDS, f"{WORKER} to come again")
+        workers.await_joined(stage.lab, WORKER)
+        # Read from while people chat; the primary itself is none.
+        look = f"curl -sf http://{stage.lab.machine(WORKER).address}:8101/_synapse/metrics"
+        ready = f'{look} | grep -q \'^synapse_standby_reads_ready.*{STANDBY}.* 1\''
+        stage.lab.machine(WORKER).wait_for(ready, 60, "the standby to be read from")
+        served = f'{look} | grep \'^synapse_standby_reads_interactions_total.*"standby"\''
+        stage.lab.machine(WORKER).wait_for(f"{served} | grep -qv ' 0.0$'", 60, "a read there")
 
 
 def test_its_ports_are_open_to_nobody_else(stage: Stage) -> None:

@@ -99,7 +99,7 @@ def machine(cmap: Map, placement: Placement, minion: str, secret: Secrets) -> di
     """Slice of a database machine once the cluster is there, or is none of it."""
     if minion not in running(placement):
         at = {"cluster": CLUSTER}
-        states = ["base", "pgbackrest.absent", "patroni.absent", "postgres.absent"]
+        states = ["base", "patroni.absent", "postgres.absent", "pgbackrest.absent"]
         return {
             "states": [*states, "firewall.absent"], "postgres": at, "patroni": at,
         }  # fmt: skip
@@ -136,6 +136,8 @@ def machine(cmap: Map, placement: Placement, minion: str, secret: Secrets) -> di
             # Whose server the cluster is made of, while there is none yet.
             "adopts": minion == placement.database,
             "copied_within": COPY_SECONDS,
+            # Synapse looks nowhere else.
+            "may_lead": minion in serving(placement),
             "durability": words["durability"],
             "maximum_lag_on_failover": words.get("maximum_lag_on_failover", LAG_BYTES),
             "replication": replication(secret),
@@ -280,6 +282,27 @@ def standbys_left(placement: Placement) -> list[str]:
     return [name for name in running(placement) if name != placement.database]
 
 
+def leave_problems(
+    placement: Placement, minion: str, status: Mapping[str, Any]
+) -> list[Problem]:
+    """Why a machine cannot leave as things stand.
+
+    :param status: ``patroni.status``.
+    """
+    others = [name for name in serving(placement) if name != minion]
+    if not others:
+        do = "let another one join first; the last one goes with orch.m4.database.rollback"
+        return [Problem(minion, "is the last database in service", do)]
+    if not leader(status):
+        do = "salt-run database.status; nothing is done until there is one"
+        return [Problem(minion, "there is no primary now", do)]
+    if status.get("durability") == "sync-strict" and len(others) < 2:
+        what = "is the one standby without which sync-strict takes no write"
+        do = "write async in the map, apply the primary's role, then drain it"
+        return [Problem(minion, what, do)]
+    return []
+
+
 def return_problems(placement: Placement) -> list[Problem]:
     """Why there is no way back from the cluster as things stand."""
     do = "salt-run worker.drain {} first"
@@ -343,6 +366,9 @@ def _cluster_check(placement: Placement, told: Mapping[str, Any]) -> Check:
     said = f"{first} is the primary of {len(rows)} machines"
     if not known:
         return Check("database cluster", False, f"{first} is the primary and no member")
+    if rows[first].get("pause"):
+        do = f"nobody takes over while it is paused: salt {first} patroni.resume"
+        return Check("database cluster", False, f"{said}: {do}")
     if away:
         words = ", ".join(f"{name} is {state}" for name, state in away.items())
         return Check("database cluster", False, f"{said}: {words}")
