@@ -117,7 +117,7 @@ def test_who_may_not_leave(states: Any, status_: dict[str, Any], said: str) -> N
 def test_the_store_lets_the_databases_in_once_they_are_a_cluster() -> None:
     for name, there in (("cluster watched", False), ("cluster there", True)):
         found = slice_of("storage", clustered(name, *BOTH))
-        assert found["storage"]["buckets"] == (["database"] if there else [])
+        assert found["storage"]["buckets"] == ["database"]
         assert ("198.18.0.17" in found["firewall"]["ports"][9000]) is there
 
 

@@ -99,7 +99,8 @@ def machine(cmap: Map, placement: Placement, minion: str, secret: Secrets) -> di
             "bucket": BUCKET,
             "ledger_bucket": LEDGER_BUCKET,
             "ledger_key": LEDGER_KEY,
-            "buckets": [DATABASE_BUCKET] if databases else [],
+            # From the beginning: a running rclone sees a new folder after minutes only.
+            "buckets": [DATABASE_BUCKET],
             "name": minion,
             "address": clustermap.address(cmap, minion),
             "port": PORT,
