@@ -49,7 +49,8 @@ def test_a_worker_that_would_be_unsafe_ends_and_says_why(
 def test_naive_reads_of_the_standby_are_caught(server: Homeserver) -> None:
     server.read_by(NAIVE)
     on = server.servers
-    ledger = Run(server.places, [faults.paused(on, 1), faults.delayed(on, 1)]).go(SECONDS)
+    with faults.late(on, 1, 150):
+        ledger = Run(server.places).go(SECONDS)
     assert ledger.bad["event"] + ledger.bad["account data"] > 0, ledger
     assert ledger.bad["sync"] > 0, ledger
 
