@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from synapse.module_api import ModuleApi
@@ -32,4 +33,6 @@ class StandbyReads:
         try:
             return parse(config)
         except Refused as error:
+            # A worker that starts shows no more of it than which module it was.
+            print(f"standby reads: {error}", file=sys.stderr)
             raise ConfigError(str(error)) from None

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from tests.process.front_door import wait_for
 from tests.process.standby_servers import Servers
@@ -21,16 +22,24 @@ def paused(on: Servers, number: int) -> Callable[[], None]:
     return fault
 
 
+@contextlib.contextmanager
+def late(on: Servers, number: int, ms: int) -> Iterator[None]:
+    """Replay is so many milliseconds late meanwhile."""
+    on.sql(f"ALTER SYSTEM SET recovery_min_apply_delay = '{ms}ms'", number)
+    on.sql("SELECT pg_reload_conf()", number)
+    try:
+        yield
+    finally:
+        on.sql("ALTER SYSTEM RESET recovery_min_apply_delay", number)
+        on.sql("SELECT pg_reload_conf()", number)
+
+
 def delayed(on: Servers, number: int) -> Callable[[], None]:
     """Replay is late by 5 to 200 ms for a second."""
 
     def fault() -> None:
-        delay = random.randrange(5, 200)
-        on.sql(f"ALTER SYSTEM SET recovery_min_apply_delay = '{delay}ms'", number)
-        on.sql("SELECT pg_reload_conf()", number)
-        time.sleep(1)
-        on.sql("ALTER SYSTEM RESET recovery_min_apply_delay", number)
-        on.sql("SELECT pg_reload_conf()", number)
+        with late(on, number, random.randrange(5, 200)):
+            time.sleep(1)
 
     return fault
 

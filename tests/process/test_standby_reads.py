@@ -57,12 +57,11 @@ def test_it_waits_for_the_standby_and_the_reader_without_the_barrier_is_caught(
 ) -> None:
     from synapse_standby_reads.router import Router
     from tests.process import naive
+    from tests.process import standby_faults as faults
 
-    pair.sql("ALTER SYSTEM SET recovery_min_apply_delay = '25ms'", 1)
-    pair.sql("SELECT pg_reload_conf()", 1)
     stale = {}
     for router in (Router, naive.NaiveRouter):
-        with reading_with(pair, router) as site:
+        with faults.late(pair, 1, 25), reading_with(pair, router) as site:
             stale[router] = 0
             with counted() as got:
                 for _ in range(30):
