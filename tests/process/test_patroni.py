@@ -228,6 +228,7 @@ def test_durability_is_changed_while_it_runs(cluster: Cluster) -> None:
     assert cluster.synchronous() == (leader, standby)
 
 
+@pytest.mark.soak
 def test_a_killed_leader_is_replaced_and_comes_back_as_a_standby(cluster: Cluster) -> None:
     leader, standby = cluster.synchronous()
     cluster.client.until([leader], 5)
@@ -243,6 +244,7 @@ def test_a_killed_leader_is_replaced_and_comes_back_as_a_standby(cluster: Cluste
     assert len(lines) == 1
 
 
+@pytest.mark.soak
 def test_what_a_lost_leader_wrote_alone_is_rewound(cluster: Cluster) -> None:
     cluster.set("async")
     leader, standby = cluster.roles()
@@ -279,6 +281,7 @@ def test_a_frozen_leader_acknowledges_nothing_once_another_leads(cluster: Cluste
     assert cluster.client.lost(standby) + cluster.client.lost(leader) == []
 
 
+@pytest.mark.soak
 def test_etcd_s_leader_dies_and_writes_go_on(cluster: Cluster) -> None:
     leader, standby = cluster.roles()
     dead = member().status(cluster.etcd.config("dcs1"))["leader"]
@@ -298,6 +301,7 @@ def test_etcd_s_leader_dies_and_writes_go_on(cluster: Cluster) -> None:
     assert leader.status()["members"][leader.name]["timeline"] == line
 
 
+@pytest.mark.soak
 def test_without_etcd_the_leader_goes_on_while_it_reaches_all(cluster: Cluster) -> None:
     leader, standby = cluster.roles()
     cluster.etcd.kill()
@@ -336,6 +340,7 @@ def test_a_leader_that_reaches_nobody_steps_down_before_its_key_is_gone(cluster:
     cluster.client.until(cluster.machines, 20)
 
 
+@pytest.mark.soak
 def test_a_standby_is_copied_anew_where_it_is_asked_for(cluster: Cluster) -> None:
     leader, standby = cluster.roles()
     with pytest.raises(CommandExecutionError, match="I am the leader"):
@@ -346,6 +351,7 @@ def test_a_standby_is_copied_anew_where_it_is_asked_for(cluster: Cluster) -> Non
     assert cluster.roles() == (leader, standby)
 
 
+@pytest.mark.soak
 def test_paused_patroni_leaves_everything_as_it_is(cluster: Cluster) -> None:
     leader, _ = cluster.roles()
     assert leader.call("pause")["pause"] is True
