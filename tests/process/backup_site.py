@@ -37,6 +37,9 @@ class Site:
     at: Json
     salt: Json
     port: int
+    #: Whether the machine's next start starts the server; whether it is the unit's that runs.
+    enabled: bool = True
+    active: bool = True
 
     @property
     def settings(self) -> str:
@@ -128,6 +131,7 @@ class Site:
 
     def service(self, word: str) -> None:
         """As a service manager: what runs is not started again."""
+        self.active = word == "start"
         if (self.salt["pgcluster.condition"](self.at["data"]) == "gone") == (word == "stop"):
             return
         start = ["-o", f"-c config_file={self.at['config']}/postgresql.conf"]
@@ -135,6 +139,11 @@ class Site:
         postgres.as_user(
             self.at, f"{self.at['bindir']}/pg_ctl", "-D", self.at["data"], *options, "-w", word
         )
+
+
+    def runs(self) -> bool:
+        """Whether the unit is active; a server of somebody else is not its own."""
+        return self.active and self.salt["pgcluster.condition"](self.at["data"]) != "gone"
 
 
 @contextlib.contextmanager
@@ -167,6 +176,10 @@ def site(renderer: trees.Renderer, **stated: Any) -> Iterator[Site]:
             salt |= {
                 "service.start": lambda name: here.service("start"),
                 "service.stop": lambda name: here.service("stop"),
+                "service.status": lambda name: here.runs(),
+                "service.enabled": lambda name: here.enabled,
+                "service.enable": lambda name: setattr(here, "enabled", True),
+                "service.disable": lambda name: setattr(here, "enabled", False),
             }
             _configured(renderer, here, conf, authority, stated)
             postgres.psql(at, "CREATE DATABASE synapse;")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Iterator
@@ -108,9 +109,19 @@ def test_restored_to_the_moment_asked_for(site: Site) -> None:
     assert done["reached"] <= target
 
     site.note("written-since")
+    assert site.call("pgpitr.kept")["stands"]
     again = site.restore(target)
     assert not again["changed"]
     assert "written-since" in site.notes()
+
+    # It was put back by other means, or a standby took over.
+    site.service("stop")
+    Path(site.at["data"], "standby.signal").touch()
+    site.service("start")
+    site.psql("SELECT pg_promote();")
+    assert not site.call("pgpitr.kept")["stands"]
+    assert site.restore(target)["changed"]
+    assert site.notes() == ["before", "last-before"]
 
 
 def test_what_a_restore_put_aside_can_be_had_again(site: Site) -> None:
@@ -157,7 +168,10 @@ def test_a_restore_that_fails_leaves_what_was(site: Site) -> None:
     with pytest.raises(CommandExecutionError, match="as it was before serves again"):
         site.call("pgpitr.restore", target, found.label, found.timeline, found.bytes)
     assert site.notes() == ["one", "two"]
-    assert site.call("pgpitr.kept")["folders"] == []
+    assert site.enabled
+    assert "step" not in site.call("pgpitr.kept")
+    (failed,) = site.call("pgpitr.kept")["folders"]
+    assert ".failed-" in failed
     assert site.psql("SELECT timeline_id FROM pg_control_checkpoint();") == "1"
 
 
@@ -236,30 +250,89 @@ def test_two_backups_at_once_are_one(site: Site) -> None:
     assert len(site.report()["store"]["backups"]) == 1
 
 
-def test_a_restore_that_was_killed_is_begun_anew(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Killed(BaseException):
-        assert site.report()["store"]["encrypted"]
+def killed(site: Site, target: str, function: str) -> None:
+    """A restore whose process dies where it would call a function; its copy runs on."""
+    child = os.fork()
+    if child == 0:
+        with contextlib.suppress(BaseException):
+            site.salt[function] = lambda *args, **words: os._exit(9)
+            site.restore(target)
+        os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 9
+    # What the child did with its service manager.
+    site.enabled = site.active = False
 
-    def stop(*args: object, **more: object) -> None:
-        raise Killed
 
+def test_a_restore_that_was_killed_is_begun_anew(site: Site) -> None:
     site.call("pgbackrest.backup", "full")
     target = site.note("one")
     site.note("two")
-    inside = site.salt["pgpitr.restore"].__globals__
-    with monkeypatch.context() as patch:
-        patch.setitem(inside, "_promoted", stop)
-        with pytest.raises(Killed):
-            site.restore(target)
+    killed(site, target, "pgrecovery.promote")
+    assert site.salt["pgcluster.condition"](site.at["data"]) != "gone"
     assert site.call("pgpitr.kept")["step"] == "begun"
     with pytest.raises(CommandExecutionError, match="was cut off"):
         site.call("pgpitr.forget")
     done = site.restore(target)
     assert done["changed"]
+    assert site.enabled
     assert site.notes() == ["one"]
-    assert len(site.call("pgpitr.kept")["folders"]) == 1
+    assert len(site.call("pgpitr.kept")["folders"]) == 2
+
+
+def test_a_database_that_was_begun_since_a_restore_was_cut_off_is_left_alone(site: Site) -> None:
+    site.call("pgbackrest.backup", "full")
+    target = site.note("one")
+    site.note("two")
+    killed(site, target, "pgrecovery.promote")
+    # Somebody makes do with what is there, and weeks go by.
+    site.salt["pgrecovery.stop"](site.at)
+    site.service("start")
+    site.salt["pgcluster.wait_until"](
+        lambda: site.psql("SELECT pg_is_in_recovery();") == "t", 30, "the half copy", ""
+    )
+    with pytest.raises(CommandExecutionError, match="was cut off"):
+        site.call("pgpitr.forget")
+    site.psql("SELECT pg_promote();")
+    site.note("living")
+    with pytest.raises(CommandExecutionError, match="left alone.*is active and its server answers"):
+        site.restore(target)
+    assert site.notes() == ["living", "one"]
+    (kept,) = site.call("pgpitr.forget")
+    assert not os.path.exists(kept)
+    assert site.notes() == ["living", "one"]
+    assert site.restore(target)["changed"]
+    assert site.notes() == ["one"]
+
+
+def test_a_restore_does_not_wait_for_standbys_that_are_away(site: Site) -> None:
+    site.call("pgbackrest.backup", "full")
+    target = site.note("one")
+    site.note("two")
+    # As Patroni writes it, and has no standby that would take part in the restore.
+    with open(f"{site.at['config']}/postgresql.conf", "a", encoding="utf-8") as file:
+        file.write("synchronous_standby_names = '*'\n")
+    assert site.restore(target)["one_time_keys"] == 0
+    assert site.notes() == ["one"]
+
+
+def test_a_copy_that_is_not_fit_for_use_does_not_run_on(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*args: object) -> None:
+        raise CommandExecutionError("no promotion.")
+
+    site.call("pgbackrest.backup", "full")
+    target = site.note("one")
+    site.note("two")
+    with monkeypatch.context() as patch:
+        patch.setitem(site.salt, "pgrecovery.promote", fails)
+        with pytest.raises(CommandExecutionError, match="not fit for use: no promotion"):
+            site.restore(target)
+    assert site.salt["pgcluster.condition"](site.at["data"]) == "gone"
+    assert not site.enabled
+    assert site.restore(target)["changed"]
+    assert site.notes() == ["one"]
 
 
 def test_what_an_operator_does_and_sees(site: Site) -> None:
