@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from saltworks import backups, pki
+from saltworks import backups, pki, plan
 
 from tests.process import postgres, store
 from tests.process.front_door import free_ports, wait_for
@@ -253,6 +253,9 @@ class Operator(House):
 
     def map(self) -> Any:
         return {"machines": {"database": {"role": "database"}}}
+
+    def placement(self, cmap: Any) -> plan.Placement:
+        return plan.Placement("synapse", True, "proxy", database="database")
 
     def calls(self, names: list[str], function: str, *args: Any, **kwargs: Any) -> Json:
         if function.startswith("saltutil."):
