@@ -123,10 +123,12 @@ def _restored(
     here: Mapping[str, Any], source: Mapping[str, Any], words: list[str], size: int
 ) -> dict[str, Any]:
     parent, target = os.path.dirname(here["data"]), source["target"]
-    if not os.path.isdir(f"{here['data']}/pg_tblspc"):
+    # On a machine that lost all Patroni waits for a leader, with nothing.
+    lost = not os.path.isdir(here["data"]) or not os.listdir(here["data"])
+    if not lost and not os.path.isdir(f"{here['data']}/pg_tblspc"):
         raise CommandExecutionError(f"{here['data']} is no data folder: apply this machine's role")
     __salt__["pgbackrest.need_room"](parent, size)
-    if os.listdir(f"{here['data']}/pg_tblspc"):
+    if not lost and os.listdir(f"{here['data']}/pg_tblspc"):
         raise CommandExecutionError(
             f"{here['data']} has tablespaces, which this restore cannot keep aside; restore by hand"
         )
@@ -148,6 +150,8 @@ def _restored(
         **source,
     }
     _lap(seconds, "archived", begun)
+    if lost:
+        __salt__["pgcluster.make_directory"](here["data"], here["os_user"])
     _write(here, record)
     promoting = False
     try:
@@ -175,9 +179,12 @@ def _restored(
             _put_back(here, record)
         except CommandExecutionError as second:
             raise CommandExecutionError(f"not restored to {target}: {problem} {second}") from None
-        raise CommandExecutionError(
-            f"not restored to {target}, the database as it was before serves again: {problem}"
-        ) from None
+        stands = (
+            "there is no database here, as before"
+            if lost
+            else "the database as it was before serves again"
+        )
+        raise CommandExecutionError(f"not restored to {target}, {stands}: {problem}") from None
     record |= {"to": _timeline(here), "step": "restored"}
     _write(here, record)
     done = _finished(here, record)
@@ -249,7 +256,8 @@ def _put_back(here: Mapping[str, Any], record: Mapping[str, Any]) -> None:
             os.rename(here["data"], f"{here['data']}.failed-{stamp}")
         os.rename(record["kept"], here["data"])
     os.unlink(_record_path(here))
-    _started(here, record, "serve as before", f"See journalctl -u {here['unit']}")
+    # Timeline 0: there was nothing that could serve.
+    _started(here, record, "serve as before", f"See journalctl -u {here['unit']}", record["from"])
 
 
 def _nobody_began(here: Mapping[str, Any], record: Mapping[str, Any]) -> None:
@@ -278,13 +286,16 @@ def _asked(here: Mapping[str, Any], script: str) -> Any:
         return None
 
 
-def _started(here: Mapping[str, Any], record: Mapping[str, Any], what: str, then: str) -> None:
+def _started(
+    here: Mapping[str, Any], record: Mapping[str, Any], what: str, then: str, serves: int = 1
+) -> None:
     if record["enabled"]:
         __salt__["service.enable"](here["unit"])
     __salt__["service.start"](here["unit"])
-    __salt__["pgcluster.wait_until"](
-        lambda: _serves(here), START_SECONDS, f"{here['unit']} to {what}", then, 0.2
-    )
+    if serves:
+        __salt__["pgcluster.wait_until"](
+            lambda: _serves(here), START_SECONDS, f"{here['unit']} to {what}", then, 0.2
+        )
 
 
 def _stop(here: Mapping[str, Any]) -> None:
@@ -301,10 +312,12 @@ def _stop(here: Mapping[str, Any]) -> None:
 
 
 def _timeline(here: Mapping[str, Any]) -> int:
-    """The server's; of one that does not take writes by its control file."""
+    """The server's; of one that does not take writes by its control file, 0 without one."""
     # The file follows a promotion with the next checkpoint.
     if _serves(here):
         return int(_asked(here, TIMELINE))
+    if not os.path.exists(f"{here['data']}/global/pg_control"):
+        return 0
     said = __salt__["pgcluster.run"](
         [f"{here['bindir']}/pg_controldata", here["data"]],
         os_user=here["os_user"],

@@ -181,7 +181,7 @@ def site(renderer: trees.Renderer, **stated: Any) -> Iterator[Site]:
                 "service.enable": lambda name: setattr(here, "enabled", True),
                 "service.disable": lambda name: setattr(here, "enabled", False),
             }
-            _configured(renderer, here, conf, authority, stated)
+            configured(renderer, here, conf, authority, stated)
             postgres.psql(at, "CREATE DATABASE synapse;")
             here.psql(
                 "CREATE TABLE notes (word text); CREATE TABLE e2e_one_time_keys_json (n integer);"
@@ -192,9 +192,10 @@ def site(renderer: trees.Renderer, **stated: Any) -> Iterator[Site]:
         shutil.rmtree(top, ignore_errors=True)
 
 
-def _configured(
+def configured(
     renderer: trees.Renderer, here: Site, conf: Path, authority: str, stated: Json
 ) -> None:
+    """The formula's files for a site, at its own folders."""
     row = backups.pgbackrest_pillar(
         endpoint=f"localhost:{here.port}", bucket="database", region="us-east-1", uri_style="path",
         access_key=store.KEYS[0], secret_key=store.KEYS[1], authority=authority,
