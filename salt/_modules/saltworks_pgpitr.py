@@ -27,6 +27,9 @@ __salt__: dict[str, Any]
 #: A server may take so long to stop, and to start, in seconds.
 STOP_SECONDS, START_SECONDS = 180, 180
 
+#: The unit that runs PostgreSQL where it is a member of a cluster.
+PATRONI = "patroni"
+
 #: In place of a time.
 LATEST = "latest"
 
@@ -227,6 +230,8 @@ def _close(here: Mapping[str, Any]) -> None:
 def _finished(here: Mapping[str, Any], record: dict[str, Any]) -> dict[str, Any]:
     """It serves; for its user's answer."""
     then = f"What was before is in {record['kept']}; see journalctl -u {here['unit']}"
+    if here["unit"] == PATRONI and record["step"] != "serving":
+        __salt__["patroni_machine.go_back"]()
     _started(here, record, "serve what was restored", then)
     if record["step"] != "serving":
         # Patroni begins with a timeline of its own.

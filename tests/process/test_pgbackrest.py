@@ -86,6 +86,7 @@ def test_a_flipped_byte_in_the_store_is_found(site: Site) -> None:
     assert not backups.counts(site.report()["store"]["backups"][0], verdicts)
 
 
+@pytest.mark.soak
 def test_what_does_not_fit_is_not_begun(site: Site) -> None:
     done = site.call("pgbackrest.backup", "full")
     with pytest.raises(CommandExecutionError, match=r"MiB free, .* needed.*Nothing was changed"):
@@ -124,6 +125,7 @@ def test_restored_to_the_moment_asked_for(site: Site) -> None:
     assert site.notes() == ["before", "last-before"]
 
 
+@pytest.mark.soak
 def test_what_a_restore_put_aside_can_be_had_again(site: Site) -> None:
     site.call("pgbackrest.backup", "full")
     first = site.note("one")
@@ -142,6 +144,7 @@ def test_what_a_restore_put_aside_can_be_had_again(site: Site) -> None:
     assert len(site.call("pgpitr.forget")) == 3
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(("target", "what"), [
     ("yesterday", "is no time"), ("2026-11-28T01:30:00", "has no zone"),
     ("2199-01-01T00:00:00+00:00", "is to come"), ("2001-01-01T00:00:00Z", "is not covered; cov"),
@@ -199,6 +202,7 @@ def test_without_the_store_the_server_serves_and_catches_up(renderer: trees.Rend
             assert site.notes() == ["one", "three", "two"]
 
 
+@pytest.mark.soak
 def test_wal_that_was_given_up_is_seen_and_made_up_for(renderer: trees.Renderer) -> None:
     """Beyond the stated size the server goes on, and one span of time is lost."""
     with backup_site.site(renderer, queue_max="32MiB") as site:
@@ -230,6 +234,7 @@ def test_wal_that_was_given_up_is_seen_and_made_up_for(renderer: trees.Renderer)
                 site.source(before)
 
 
+@pytest.mark.soak
 def test_nobody_loses_the_database_that_he_uses(site: Site) -> None:
     site.call("pgbackrest.backup", "full")
     target = site.note("one")
@@ -239,6 +244,7 @@ def test_nobody_loses_the_database_that_he_uses(site: Site) -> None:
     assert site.notes() == ["one"]
 
 
+@pytest.mark.soak
 def test_two_backups_at_once_are_one(site: Site) -> None:
     site.psql("CREATE TABLE much AS SELECT repeat(md5(g::text), 30) t "
               "FROM generate_series(1, 200000) g;")
@@ -264,6 +270,7 @@ def killed(site: Site, target: str, function: str) -> None:
     site.enabled = site.active = False
 
 
+@pytest.mark.soak
 def test_a_restore_that_was_killed_is_begun_anew(site: Site) -> None:
     site.call("pgbackrest.backup", "full")
     target = site.note("one")
@@ -305,6 +312,7 @@ def test_a_database_that_was_begun_since_a_restore_was_cut_off_is_left_alone(sit
     assert site.notes() == ["one"]
 
 
+@pytest.mark.soak
 def test_a_restore_does_not_wait_for_standbys_that_are_away(site: Site) -> None:
     site.call("pgbackrest.backup", "full")
     target = site.note("one")
@@ -316,6 +324,7 @@ def test_a_restore_does_not_wait_for_standbys_that_are_away(site: Site) -> None:
     assert site.notes() == ["one"]
 
 
+@pytest.mark.soak
 def test_a_copy_that_is_not_fit_for_use_does_not_run_on(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -335,6 +344,7 @@ def test_a_copy_that_is_not_fit_for_use_does_not_run_on(
     assert site.notes() == ["one"]
 
 
+@pytest.mark.soak
 def test_what_an_operator_does_and_sees(site: Site) -> None:
     salt_run = backup_site.Operator(site).module
     assert salt_run.status()["data"]["problems"] == [
@@ -355,6 +365,7 @@ def test_what_an_operator_does_and_sees(site: Site) -> None:
     assert salt_run.restore(target)["changes"] == {}
 
 
+@pytest.mark.soak
 def test_a_machine_that_lost_everything_gets_all_that_is_in_the_store(site: Site) -> None:
     site.call("pgbackrest.backup", "full")
     site.note("one")
@@ -370,6 +381,7 @@ def test_a_machine_that_lost_everything_gets_all_that_is_in_the_store(site: Site
     assert salt_run.take("full").startswith("20")
 
 
+@pytest.mark.soak
 def test_what_is_too_old_goes_with_all_that_needs_it(renderer: trees.Renderer) -> None:
     with backup_site.site(renderer, keep_full=1) as site, site.store():
         site.call("pgbackrest.create")
@@ -380,6 +392,7 @@ def test_what_is_too_old_goes_with_all_that_needs_it(renderer: trees.Renderer) -
         assert [row["first"] for row in said["stretches"]] == [last["first"]]
 
 
+@pytest.mark.soak
 def test_a_store_with_another_s_certificate_gets_nothing(renderer: trees.Renderer) -> None:
     with backup_site.site(renderer) as site, site.store():
         stranger = pki.make_authority("strangers", datetime.now(UTC))[0]
@@ -389,6 +402,7 @@ def test_a_store_with_another_s_certificate_gets_nothing(renderer: trees.Rendere
         assert list(site.bucket.iterdir()) == []
 
 
+@pytest.mark.soak
 def test_what_was_damaged_before_its_backup_is_found(site: Site) -> None:
     site.psql("CREATE TABLE much AS SELECT md5(g::text) FROM generate_series(1, 9000) g;")
     site.psql("CHECKPOINT;")
@@ -405,6 +419,7 @@ def test_what_was_damaged_before_its_backup_is_found(site: Site) -> None:
     assert "is damaged" in seen["why"]
 
 
+@pytest.mark.soak
 def test_a_server_that_archives_already_becomes_known_to_the_store(
     renderer: trees.Renderer,
 ) -> None:
@@ -420,6 +435,7 @@ def test_a_server_that_archives_already_becomes_known_to_the_store(
             site.call("pgbackrest.backup", "full")
 
 
+@pytest.mark.soak
 def test_a_standby_is_not_restored_beside_its_primary(site: Site) -> None:
     site.call("pgbackrest.backup", "full")
     target = site.note("one")
