@@ -42,14 +42,18 @@ class Alone:
         found = [row["text"] for key, row in below.items() if key.endswith(f"/{name}")]
         return str(found[0]) if found else ""
 
+    def folders_anew(self) -> None:
+        """Another machine of that name."""
+        for path in self.machine.folders.values():
+            shutil.rmtree(path)
+            path.mkdir(mode=0o755)
+            give(path, self.machine.user)
+        self.machine.data.chmod(0o700)
+
     def anew(self) -> None:
         """Another machine of that name and role: Debian's cluster, let go of; Patroni waits."""
         machine = self.machine
-        for path in machine.folders.values():
-            shutil.rmtree(path)
-            path.mkdir(mode=0o755)
-            give(path, machine.user)
-        machine.data.chmod(0o700)
+        self.folders_anew()
         machine.initdb()
         machine.configure()
         done = machine.salt["patroni_machine.settle"](machine.at, True, machine.config)
@@ -131,5 +135,37 @@ def test_all_that_is_in_the_store_is_on_a_new_machine_which_leads(alone: Alone) 
         assert done["timeline"]["from"] == 0
         assert site.enabled
         assert site.call("pgpitr.kept")["stands"]
+        site.note("goes on")
+        assert site.call("pgbackrest.backup", "diff")["taken"]
+
+
+def test_with_etcd_lost_too_its_new_cluster_is_forgotten_first(alone: Alone) -> None:
+    site, machine = alone.site, alone.machine
+    with site.store():
+        site.call("pgbackrest.create")
+        site.call("pgbackrest.backup", "full")
+        site.note("stored")
+        site.psql("SELECT pg_switch_wal();")
+        wait_for("the archive", lambda: site.report()["server"]["waiting"] == 0, 60)
+        machine.kill()
+        alone.etcd.kill()
+        for name in alone.etcd.peers:
+            shutil.rmtree(alone.etcd.programs.top / name / "data")
+        alone.etcd.start()
+        # The role makes the cluster of the empty server.
+        alone.folders_anew()
+        machine.initdb()
+        machine.take()
+        machine.stop()
+        wait_for("its key to run out", lambda: not alone.key(f"members/{machine.name}"), 60)
+        assert machine.salt["patroni_machine.forget"](machine.config)
+        site.restore("latest")
+        assert site.notes() == ["stored"]
+        machine.streaming()
+        assert machine.call("is_leader")
+        # As its next state run does.
+        machine.salt["patroni_machine.attune"](
+            machine.at, "async", 1 << 20, [], True, machine.config
+        )
         site.note("goes on")
         assert site.call("pgbackrest.backup", "diff")["taken"]
