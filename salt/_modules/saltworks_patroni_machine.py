@@ -287,6 +287,19 @@ def forget(config: str = CONFIG, test: bool = False) -> list[str]:
     return keys
 
 
+def go_back(config: str = CONFIG) -> None:
+    """etcd forgets how far the last leader was.
+
+    A member that lacks more than ``maximum_lag_on_failover`` of that does not lead (Patroni:
+    replication modes), and all do, once the one that leads next was put back to a time.
+
+    :param config: Patroni's own configuration file.
+    :raises CommandExecutionError: when etcd does not answer.
+    """
+    at, prefix = _keys(config)
+    __salt__["etcd_keys.remove"](at, f"{prefix}status")
+
+
 def _let_go(at: Mapping[str, Any], test: bool) -> list[str]:
     """Debian neither starts nor stops the server any more; one that runs goes on."""
     if "unit" not in at:

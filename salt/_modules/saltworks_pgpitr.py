@@ -3,8 +3,9 @@
 The data folder is kept aside, and a server restored beside it is recovered to the time on a socket
 of its own, where it stops and is looked at. Only then it becomes a primary, on a new timeline, and
 the machine's own. Until then whatever fails puts the old folder back, and the store never hears of
-it; a call after a killed one does so first. Who uses the database must be kept out meanwhile, by
-whoever conducts.
+it; a call after a killed one does so first, unless somebody has started the server since. What is
+put away is renamed, and deleted by :func:`forget` alone. Who uses the database must be kept out
+meanwhile, by whoever conducts.
 """
 
 from __future__ import annotations
@@ -12,9 +13,8 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
@@ -27,21 +27,19 @@ __salt__: dict[str, Any]
 #: A server may take so long to stop, and to start, in seconds.
 STOP_SECONDS, START_SECONDS = 180, 180
 
-#: Slowest recovery that is reckoned with, in bytes of the cluster a second, and what is added for
-#: the WAL, of which nobody knows beforehand how much there is.
-SLOW, REPLAY_SECONDS = 10 << 20, 7200
+#: The unit that runs PostgreSQL where it is a member of a cluster.
+PATRONI = "patroni"
 
 #: In place of a time.
 LATEST = "latest"
 
-#: What a restore leaves in postgresql.auto.conf: a standby copied from it would stop there, too.
-LEFT = (
-    "restore_command", "recovery_target_time", "recovery_target_action",
-    "recovery_target_timeline", "recovery_target_inclusive",
-)  # fmt: skip
+#: It takes writes, or follows one that does: and is no copy that stands still in its recovery.
+IN_USE = (
+    "SELECT to_json(NOT pg_is_in_recovery() OR "
+    "EXISTS (SELECT FROM pg_stat_wal_receiver WHERE status = 'streaming'));"
+)
 
-#: One-time keys were handed out since: given out again, messages cannot be decrypted.
-USED_UP = "e2e_one_time_keys_json"
+TIMELINE = "SELECT to_json(('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int);"
 
 
 def __virtual__() -> str:
@@ -59,7 +57,8 @@ def restore(target: str, label: str, timeline: int, bytes: int, path: str = "") 
     :param path: of the formula's settings, if not its own.
     :returns: ``changed``, ``target``, ``reached`` (time of the last commit in it), ``timeline``
         (``from`` and ``to``), ``kept`` (the old data folder), ``one_time_keys`` (how many were
-        dropped), ``seconds`` of each step. Unchanged when this is what was done last.
+        dropped), ``seconds`` of each step. Unchanged when this is what was done last, and the
+        server is still on the timeline that came of it.
     :raises CommandExecutionError: it failed; says what stands in its place.
 
     CLI Example:
@@ -77,32 +76,44 @@ def restore(target: str, label: str, timeline: int, bytes: int, path: str = "") 
     folder = __salt__["pgcontent.made_folder"](here)
     with __salt__["pgcluster.held"](folder, f"restore to {target}"):
         record = _record(here)
-        if record.get("step") == "serving" and record["target"] == target:
+        if record.get("target") == target and _stands(here, record):
             return {**_finished(here, record), "changed": False}
         if record.get("step") == "begun":
             _put_back(here, record)
+        elif record.get("step") == "restored":
+            _finished(here, record)
         source = {"target": target, "label": label, "timeline": timeline}
         return _restored(here, source, words, bytes)
 
 
 def kept(path: str = "") -> dict[str, Any]:
-    """What the last restore left: its record, and ``folders``, those that were kept aside."""
+    """What the last restore left.
+
+    :returns: its record; ``stands``: it came to its end, and the server is still on its timeline;
+        ``folders``: data folders that were put away.
+    """
     here = _settings(path)
     parent, name = os.path.split(here["data"])
-    folders = sorted(row for row in os.listdir(parent) if row.startswith(f"{name}.before-"))
-    return {**_record(here), "folders": [f"{parent}/{row}" for row in folders]}
+    away = (f"{name}.before-", f"{name}.failed-")
+    folders = sorted(row for row in os.listdir(parent) if row.startswith(away))
+    record = _record(here)
+    stands = record.get("step") == "serving" and _stands(here, record)
+    return {**record, "stands": stands, "folders": [f"{parent}/{row}" for row in folders]}
 
 
 def forget(path: str = "") -> list[str]:
-    """Finalize: delete the data folders that restores kept, and the record.
+    """Finalize: delete the data folders that restores put away, and the record.
 
     :returns: the folders.
-    :raises CommandExecutionError: a restore has not come to its end.
+    :raises CommandExecutionError: a restore was cut off, and no server is in use since.
     """
     here = _settings(path)
     with __salt__["pgcluster.held"](__salt__["pgcontent.made_folder"](here), "forgetting"):
-        if _record(here).get("step") == "begun":
-            raise CommandExecutionError("a restore was cut off: run it again before this")
+        if _record(here).get("step") == "begun" and not _asked(here, IN_USE):
+            raise CommandExecutionError(
+                f"a restore was cut off, and {here['data']} has no server that takes writes or "
+                "follows one that does: run the restore again before this"
+            )
         gone: list[str] = kept(path)["folders"]
         for folder in gone:
             shutil.rmtree(folder)
@@ -115,10 +126,12 @@ def _restored(
     here: Mapping[str, Any], source: Mapping[str, Any], words: list[str], size: int
 ) -> dict[str, Any]:
     parent, target = os.path.dirname(here["data"]), source["target"]
-    if not os.path.isdir(f"{here['data']}/pg_tblspc"):
+    # On a machine that lost all Patroni waits for a leader, with nothing.
+    lost = not os.path.isdir(here["data"]) or not os.listdir(here["data"])
+    if not lost and not os.path.isdir(f"{here['data']}/pg_tblspc"):
         raise CommandExecutionError(f"{here['data']} is no data folder: apply this machine's role")
     __salt__["pgbackrest.need_room"](parent, size)
-    if os.listdir(f"{here['data']}/pg_tblspc"):
+    if not lost and os.listdir(f"{here['data']}/pg_tblspc"):
         raise CommandExecutionError(
             f"{here['data']} has tablespaces, which this restore cannot keep aside; restore by hand"
         )
@@ -132,29 +145,32 @@ def _restored(
             f"{here['data']}: its server runs, and is no primary: restore on the primary's "
             "machine, or stop this one first. Nothing was changed"
         )
-    before = _timeline(here, here["data"])
     record = {
         "step": "begun",
-        "from": before,
+        "from": _timeline(here),
+        "enabled": bool(__salt__["service.enabled"](here["unit"])),
         "kept": f"{here['data']}.before-{__salt__['pgcluster.stamp']()[:14]}",
         **source,
     }
     _lap(seconds, "archived", begun)
-    _stop(here)
-    _lap(seconds, "stopped", begun)
+    if lost:
+        __salt__["pgcluster.make_directory"](here["data"], here["os_user"])
     _write(here, record)
-    os.rename(here["data"], record["kept"])
     promoting = False
     try:
+        _stop(here)
+        _lap(seconds, "stopped", begun)
+        os.rename(here["data"], record["kept"])
         __salt__["pgcluster.make_directory"](here["data"], here["os_user"])
         chosen = [f"--set={source['label']}", f"--target-timeline={source['timeline']}"]
-        __salt__["pgbackrest.command"](here, ["restore", *chosen, *words], 300 + size / SLOW)
+        bound = 300 + __salt__["pgrecovery.seconds"](size)
+        __salt__["pgbackrest.command"](here, ["restore", *chosen, *words], bound)
         _lap(seconds, "restored", begun)
-        with _private(here, size) as there:
-            record |= _recovered(there, size)
+        with __salt__["pgrecovery.serving"](here, size) as there:
+            record |= __salt__["pgrecovery.reached"](there, size)
             _lap(seconds, "recovered", begun)
             promoting = True
-            record |= _promoted(there, here["database"])
+            record |= __salt__["pgrecovery.promote"](there, here["database"])
     except CommandExecutionError as problem:
         if promoting:
             # The store may have heard of the new timeline: only another restore gets past it.
@@ -162,11 +178,17 @@ def _restored(
                 f"restored to {target}, and not fit for use: {problem} Nothing serves now, and "
                 f"what was before is in {record['kept']}. Call it again: it begins anew."
             ) from None
-        _put_back(here, record)
-        raise CommandExecutionError(
-            f"not restored to {target}, the database as it was before serves again: {problem}"
-        ) from None
-    record |= {"to": _timeline(here, here["data"]), "step": "serving"}
+        try:
+            _put_back(here, record)
+        except CommandExecutionError as second:
+            raise CommandExecutionError(f"not restored to {target}: {problem} {second}") from None
+        stands = (
+            "there is no database here, as before"
+            if lost
+            else "the database as it was before serves again"
+        )
+        raise CommandExecutionError(f"not restored to {target}, {stands}: {problem}") from None
+    record |= {"to": _timeline(here), "step": "restored"}
     _write(here, record)
     done = _finished(here, record)
     _lap(seconds, "serving", begun)
@@ -205,163 +227,109 @@ def _close(here: Mapping[str, Any]) -> None:
     __salt__["pgbackrest.archived"](here, segment)
 
 
-@contextlib.contextmanager
-def _private(here: Mapping[str, Any], size: int) -> Iterator[dict[str, Any]]:
-    """The restored server, on a socket of its own; stopped at the end."""
-    socket = tempfile.mkdtemp(prefix="saltworks-pg-")
-    log = f"{here['data']}.log"
-    options = (
-        f"-c config_file={here['etc']}/postgresql.conf -c listen_addresses='' "
-        f"-c unix_socket_directories={socket} -c hot_standby=on"
-    )
-    try:
-        if os.geteuid() == 0:
-            entry = __salt__["pgcluster.account"](here["os_user"])
-            os.chown(socket, entry.pw_uid, entry.pw_gid)
-            with open(log, "w", encoding="utf-8"):
-                os.chown(log, entry.pw_uid, entry.pw_gid)
-        try:
-            bound = int(START_SECONDS + size / SLOW)
-            words = ["-o", options, "-l", log, "-w", "-t", str(bound), "start"]
-            _pg_ctl(here, words, bound + 30, "starting the copy")
-            yield {**here, "socket": socket}
-            _pg_ctl(here, ["-m", "fast", "-w", "-t", "120", "stop"], 150, "stopping the copy")
-        except CommandExecutionError as problem:
-            raise CommandExecutionError(f"{problem} Its log ends with:\n{_end(log)}") from None
-    finally:
-        shutil.rmtree(socket, ignore_errors=True)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(log)
-
-
-def _recovered(there: Mapping[str, Any], size: int) -> dict[str, Any]:
-    """Wait until recovery stands at its target.
-
-    :raises CommandExecutionError: it ended before, or took too long.
-    """
-    asked = (
-        "SELECT json_build_array(CASE WHEN pg_is_in_recovery() THEN "
-        "pg_get_wal_replay_pause_state() END, pg_last_xact_replay_timestamp(), "
-        "pg_is_in_recovery());"
-    )
-    connection = __salt__["pgcluster.connection"](there)
-
-    def state() -> Any:
-        if __salt__["pgcluster.condition"](there["data"]) == "gone":
-            raise CommandExecutionError("the copy gave up before it was at the time asked for.")
-        row = __salt__["pgcluster.sql"](connection, asked, what="the state of recovery")[0]
-        # To the end of the WAL it does not stand still: it is a primary then.
-        return row if row[0] == "paused" or not row[2] else None
-
-    bound = REPLAY_SECONDS + size / SLOW
-    then = "There is much WAL between the backup and that time."
-    row = __salt__["pgcluster.wait_until"](
-        state, bound, "recovery to the time asked for", then, 0.2
-    )
-    return {"reached": row[1]}
-
-
-def _promoted(there: Mapping[str, Any], database: str) -> dict[str, Any]:
-    """The copy becomes a primary that nobody has heard of yet, and is made fit for use."""
-    server = __salt__["pgcluster.connection"](there)
-    __salt__["pgcluster.sql"](
-        server,
-        "SELECT to_json(CASE WHEN pg_is_in_recovery() THEN pg_wal_replay_resume()::text END);",
-        what="the end of recovery",
-    )
-    asked = "SELECT to_json(NOT pg_is_in_recovery());"
-    __salt__["pgcluster.wait_until"](
-        lambda: __salt__["pgcluster.sql"](server, asked, what="the promotion")[0],
-        START_SECONDS,
-        "the promotion",
-        "See the server's log.",
-        0.1,
-    )
-    __salt__["pgcluster.sql"](
-        server, "".join(f"ALTER SYSTEM RESET {name};\n" for name in LEFT), what="its settings"
-    )
-    inside = __salt__["pgcluster.connection"](there, database)
-    table = __salt__["pgcluster.sql"](
-        inside, f"SELECT to_json(to_regclass('{USED_UP}') IS NOT NULL);", what="its tables"
-    )[0]
-    if not table:
-        return {"one_time_keys": 0}
-    dropped = __salt__["pgcluster.sql"](
-        inside, f"SELECT to_json(count(*)) FROM {USED_UP};\nTRUNCATE {USED_UP};", what=USED_UP
-    )[0]
-    return {"one_time_keys": dropped}
-
-
-def _finished(here: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, Any]:
+def _finished(here: Mapping[str, Any], record: dict[str, Any]) -> dict[str, Any]:
     """It serves; for its user's answer."""
-    __salt__["service.start"](here["unit"])
-    __salt__["pgcluster.wait_until"](
-        lambda: _serves(here),
-        START_SECONDS,
-        f"{here['unit']} to serve what was restored",
-        f"What was before is in {record['kept']}; see journalctl -u {here['unit']}",
-        0.2,
-    )
+    then = f"What was before is in {record['kept']}; see journalctl -u {here['unit']}"
+    if here["unit"] == PATRONI and record["step"] != "serving":
+        __salt__["patroni_machine.go_back"]()
+    _started(here, record, "serve what was restored", then)
+    if record["step"] != "serving":
+        # Patroni begins with a timeline of its own.
+        record |= {"to": _timeline(here), "step": "serving"}
+        _write(here, record)
     timeline = {"from": record["from"], "to": record["to"]}
     kept_ = {key: record[key] for key in ("target", "reached", "kept", "one_time_keys")}
     return {**kept_, "timeline": timeline}
 
 
+def _stands(here: Mapping[str, Any], record: Mapping[str, Any]) -> bool:
+    """Whether a restore is the last thing that was done to the server, but for writing in it."""
+    whole = record.get("step") in ("restored", "serving")
+    return whole and _timeline(here) == record["to"]
+
+
 def _put_back(here: Mapping[str, Any], record: Mapping[str, Any]) -> None:
-    """The data folder of before is in its place again, and serves."""
+    """The data folder of before is in its place again, and serves.
+
+    :raises CommandExecutionError: somebody has started the server since: it is left alone.
+    """
     if os.path.isdir(record["kept"]):
-        if __salt__["pgcluster.condition"](here["data"]) != "gone":
-            with contextlib.suppress(CommandExecutionError):
-                _pg_ctl(here, ["-m", "immediate", "-w", "stop"], 90, "stopping the copy")
-        shutil.rmtree(here["data"], ignore_errors=True)
+        _nobody_began(here, record)
+        __salt__["pgrecovery.stop"](here)
+        if os.path.isdir(here["data"]):
+            stamp = __salt__["pgcluster.stamp"]()[:14]
+            os.rename(here["data"], f"{here['data']}.failed-{stamp}")
         os.rename(record["kept"], here["data"])
     os.unlink(_record_path(here))
-    __salt__["service.start"](here["unit"])
-    __salt__["pgcluster.wait_until"](
-        lambda: _serves(here),
-        START_SECONDS,
-        f"{here['unit']} to serve as before",
-        f"See journalctl -u {here['unit']}",
-        0.2,
-    )
+    # Timeline 0: there was nothing that could serve.
+    _started(here, record, "serve as before", f"See journalctl -u {here['unit']}", record["from"])
+
+
+def _nobody_began(here: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+    """Refuse to take away a data folder that may be the living one."""
+    found = [f"{here['unit']} is active"] if __salt__["service.status"](here["unit"]) else []
+    found += ["its server answers"] if _asked(here, "SELECT to_json(true);") else []
+    if found:
+        raise CommandExecutionError(
+            f"{here['data']} is left alone: a restore to {record['target']} was cut off here, and "
+            f"since then {' and '.join(found)}. What was before is in {record['kept']}. Where the "
+            "server has what is wanted, pgpitr.forget clears that record and deletes that folder; "
+            f"where it has not, systemctl disable --now {here['unit']}, and call this again"
+        )
 
 
 def _serves(here: Mapping[str, Any]) -> bool:
     """Whether the server takes writes: Patroni has it a standby first."""
-    there = __salt__["pgcluster.connection"](here)
+    return bool(_asked(here, "SELECT to_json(NOT pg_is_in_recovery());"))
+
+
+def _asked(here: Mapping[str, Any], script: str) -> Any:
+    """The server's answer on its own socket, None without one."""
     try:
-        return bool(__salt__["pgcluster.sql"](there, "SELECT to_json(NOT pg_is_in_recovery());")[0])
+        return __salt__["pgcluster.sql"](__salt__["pgcluster.connection"](here), script)[0]
     except CommandExecutionError:
-        return False
+        return None
+
+
+def _started(
+    here: Mapping[str, Any], record: Mapping[str, Any], what: str, then: str, serves: int = 1
+) -> None:
+    if record["enabled"]:
+        __salt__["service.enable"](here["unit"])
+    __salt__["service.start"](here["unit"])
+    if serves:
+        __salt__["pgcluster.wait_until"](
+            lambda: _serves(here), START_SECONDS, f"{here['unit']} to {what}", then, 0.2
+        )
 
 
 def _stop(here: Mapping[str, Any]) -> None:
+    """It does not run, and does not with the machine's next start: what is here is half a copy."""
+    __salt__["service.disable"](here["unit"])
     __salt__["service.stop"](here["unit"])
     __salt__["pgcluster.wait_until"](
         lambda: __salt__["pgcluster.condition"](here["data"]) == "gone",
         STOP_SECONDS,
         f"{here['unit']} to stop",
-        f"Nothing else was done. See journalctl -u {here['unit']}",
+        f"See journalctl -u {here['unit']}",
         0.2,
     )
 
 
-def _timeline(here: Mapping[str, Any], data: str) -> int:
-    """By its control file, which is there when the server is not."""
+def _timeline(here: Mapping[str, Any]) -> int:
+    """The server's; of one that does not take writes by its control file, 0 without one."""
+    # The file follows a promotion with the next checkpoint.
+    if _serves(here):
+        return int(_asked(here, TIMELINE))
+    if not os.path.exists(f"{here['data']}/global/pg_control"):
+        return 0
     said = __salt__["pgcluster.run"](
-        [f"{here['bindir']}/pg_controldata", data], os_user=here["os_user"], what="pg_controldata"
+        [f"{here['bindir']}/pg_controldata", here["data"]],
+        os_user=here["os_user"],
+        what="pg_controldata",
     )
     line = next(row for row in said.splitlines() if "Latest checkpoint's TimeLineID" in row)
     return int(line.split(":")[1])
-
-
-def _pg_ctl(here: Mapping[str, Any], words: list[str], seconds: float, what: str) -> None:
-    __salt__["pgcluster.run"](
-        [f"{here['bindir']}/pg_ctl", "-D", here["data"], *words],
-        os_user=here["os_user"],
-        timeout=seconds,
-        what=what,
-    )
 
 
 def _settings(path: str) -> dict[str, Any]:
@@ -384,9 +352,3 @@ def _write(here: Mapping[str, Any], record: Mapping[str, Any]) -> None:
 
 def _lap(seconds: dict[str, float], step: str, begun: float) -> None:
     seconds[step] = round(time.monotonic() - begun - sum(seconds.values()), 2)
-
-
-def _end(log: str) -> str:
-    with contextlib.suppress(OSError), open(log, encoding="utf-8", errors="replace") as file:
-        return "".join(file.readlines()[-12:])
-    return ""

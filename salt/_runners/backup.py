@@ -10,15 +10,14 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from saltworks import backup_report, backups, bank, clustermap, lock, restoring
+from saltworks import backup_report, backups, bank, lock, restoring
 from saltworks.errors import Problem, Refused
 from saltworks.loaders import refusing
 from saltworks.minions import MachineError, Machines, bring_modules
+from saltworks.parts.database import cluster
 from saltworks.tree import Tree
 
 __opts__: dict[str, Any]
-
-ROLE = "database"
 
 #: What a machine's answer may take in seconds: a report, whose store may be gone; a segment's way
 #: to the store.
@@ -151,7 +150,7 @@ def restore(target: str, machine: str = "") -> dict[str, Any]:
     cmap = house.map()
     if cmap is not None and house.placement(cmap).clustered:
         return restoring.conducted(
-            house, machines, primary, lambda: _restored(machines, primary, target, found)
+            house, machines, primary, target, lambda: _restored(machines, primary, target, found)
         )
     return _restored(machines, primary, target, found)
 
@@ -169,8 +168,7 @@ def _restored(
         bound=LONG_SECONDS,
     )
     if not done["changed"]:
-        again = f"salt {primary} pgpitr.forget, to do it once more"
-        return {"said": f"{primary}: was restored to {target} before; {again}", "changes": {}}
+        return {"said": restoring.again(primary, target), "changes": {}}
     said = (
         f"{primary}: restored to {target}, last commit {done['reached']}; timeline "
         f"{done['timeline']['from']} to {done['timeline']['to']}; what was before is kept in "
@@ -203,10 +201,10 @@ def _asked(
     :raises Refused: there is no primary, or more than one.
     """
     cmap = house.map()
-    names = clustermap.machines_of(cmap, ROLE) if cmap else []
+    names = list(cluster.running(house.placement(cmap))) if cmap else []
     if not names:
-        say = "declare one; backups begin with M3"
-        raise Refused(what, [Problem("cluster.machines", f"no machine has the role {ROLE}", say)])
+        say = f"backups begin with {cluster.MILESTONE}"
+        raise Refused(what, [Problem("database", "no machine of the cluster is registered", say)])
     machines = Machines(__opts__)
     bring_modules(machines, names)
     answers = machines.calls(names, "pgbackrest.report", bound=REPORT_SECONDS)

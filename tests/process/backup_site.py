@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from saltworks import backups, pki
+from saltworks import backups, pki, plan
 
 from tests.process import postgres, store
 from tests.process.front_door import free_ports, wait_for
@@ -37,6 +37,9 @@ class Site:
     at: Json
     salt: Json
     port: int
+    #: Whether the machine's next start starts the server; whether it is the unit's that runs.
+    enabled: bool = True
+    active: bool = True
 
     @property
     def settings(self) -> str:
@@ -128,6 +131,7 @@ class Site:
 
     def service(self, word: str) -> None:
         """As a service manager: what runs is not started again."""
+        self.active = word == "start"
         if (self.salt["pgcluster.condition"](self.at["data"]) == "gone") == (word == "stop"):
             return
         start = ["-o", f"-c config_file={self.at['config']}/postgresql.conf"]
@@ -135,6 +139,11 @@ class Site:
         postgres.as_user(
             self.at, f"{self.at['bindir']}/pg_ctl", "-D", self.at["data"], *options, "-w", word
         )
+
+
+    def runs(self) -> bool:
+        """Whether the unit is active; a server of somebody else is not its own."""
+        return self.active and self.salt["pgcluster.condition"](self.at["data"]) != "gone"
 
 
 @contextlib.contextmanager
@@ -167,8 +176,12 @@ def site(renderer: trees.Renderer, **stated: Any) -> Iterator[Site]:
             salt |= {
                 "service.start": lambda name: here.service("start"),
                 "service.stop": lambda name: here.service("stop"),
+                "service.status": lambda name: here.runs(),
+                "service.enabled": lambda name: here.enabled,
+                "service.enable": lambda name: setattr(here, "enabled", True),
+                "service.disable": lambda name: setattr(here, "enabled", False),
             }
-            _configured(renderer, here, conf, authority, stated)
+            configured(renderer, here, conf, authority, stated)
             postgres.psql(at, "CREATE DATABASE synapse;")
             here.psql(
                 "CREATE TABLE notes (word text); CREATE TABLE e2e_one_time_keys_json (n integer);"
@@ -179,9 +192,10 @@ def site(renderer: trees.Renderer, **stated: Any) -> Iterator[Site]:
         shutil.rmtree(top, ignore_errors=True)
 
 
-def _configured(
+def configured(
     renderer: trees.Renderer, here: Site, conf: Path, authority: str, stated: Json
 ) -> None:
+    """The formula's files for a site, at its own folders."""
     row = backups.pgbackrest_pillar(
         endpoint=f"localhost:{here.port}", bucket="database", region="us-east-1", uri_style="path",
         access_key=store.KEYS[0], secret_key=store.KEYS[1], authority=authority,
@@ -240,6 +254,9 @@ class Operator(House):
 
     def map(self) -> Any:
         return {"machines": {"database": {"role": "database"}}}
+
+    def placement(self, cmap: Any) -> plan.Placement:
+        return plan.Placement("synapse", True, "proxy", database="database")
 
     def calls(self, names: list[str], function: str, *args: Any, **kwargs: Any) -> Json:
         if function.startswith("saltutil."):

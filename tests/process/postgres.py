@@ -32,6 +32,7 @@ FILES = (
     "saltworks_pgcopy",
     "saltworks_pglogical",
     "saltworks_pgpitr",
+    "saltworks_pgrecovery",
     "saltworks_pgproof",
     "saltworks_pgpublish",
     "saltworks_pgreceiver",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Iterator
@@ -85,6 +86,7 @@ def test_a_flipped_byte_in_the_store_is_found(site: Site) -> None:
     assert not backups.counts(site.report()["store"]["backups"][0], verdicts)
 
 
+@pytest.mark.soak
 def test_what_does_not_fit_is_not_begun(site: Site) -> None:
     done = site.call("pgbackrest.backup", "full")
     with pytest.raises(CommandExecutionError, match=r"MiB free, .* needed.*Nothing was changed"):
@@ -108,11 +110,22 @@ def test_restored_to_the_moment_asked_for(site: Site) -> None:
     assert done["reached"] <= target
 
     site.note("written-since")
+    assert site.call("pgpitr.kept")["stands"]
     again = site.restore(target)
     assert not again["changed"]
     assert "written-since" in site.notes()
 
+    # It was put back by other means, or a standby took over.
+    site.service("stop")
+    Path(site.at["data"], "standby.signal").touch()
+    site.service("start")
+    site.psql("SELECT pg_promote();")
+    assert not site.call("pgpitr.kept")["stands"]
+    assert site.restore(target)["changed"]
+    assert site.notes() == ["before", "last-before"]
 
+
+@pytest.mark.soak
 def test_what_a_restore_put_aside_can_be_had_again(site: Site) -> None:
     site.call("pgbackrest.backup", "full")
     first = site.note("one")
@@ -131,6 +144,7 @@ def test_what_a_restore_put_aside_can_be_had_again(site: Site) -> None:
     assert len(site.call("pgpitr.forget")) == 3
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(("target", "what"), [
     ("yesterday", "is no time"), ("2026-11-28T01:30:00", "has no zone"),
     ("2199-01-01T00:00:00+00:00", "is to come"), ("2001-01-01T00:00:00Z", "is not covered; cov"),
@@ -157,7 +171,10 @@ def test_a_restore_that_fails_leaves_what_was(site: Site) -> None:
     with pytest.raises(CommandExecutionError, match="as it was before serves again"):
         site.call("pgpitr.restore", target, found.label, found.timeline, found.bytes)
     assert site.notes() == ["one", "two"]
-    assert site.call("pgpitr.kept")["folders"] == []
+    assert site.enabled
+    assert "step" not in site.call("pgpitr.kept")
+    (failed,) = site.call("pgpitr.kept")["folders"]
+    assert ".failed-" in failed
     assert site.psql("SELECT timeline_id FROM pg_control_checkpoint();") == "1"
 
 
@@ -185,6 +202,7 @@ def test_without_the_store_the_server_serves_and_catches_up(renderer: trees.Rend
             assert site.notes() == ["one", "three", "two"]
 
 
+@pytest.mark.soak
 def test_wal_that_was_given_up_is_seen_and_made_up_for(renderer: trees.Renderer) -> None:
     """Beyond the stated size the server goes on, and one span of time is lost."""
     with backup_site.site(renderer, queue_max="32MiB") as site:
@@ -216,6 +234,7 @@ def test_wal_that_was_given_up_is_seen_and_made_up_for(renderer: trees.Renderer)
                 site.source(before)
 
 
+@pytest.mark.soak
 def test_nobody_loses_the_database_that_he_uses(site: Site) -> None:
     site.call("pgbackrest.backup", "full")
     target = site.note("one")
@@ -225,6 +244,7 @@ def test_nobody_loses_the_database_that_he_uses(site: Site) -> None:
     assert site.notes() == ["one"]
 
 
+@pytest.mark.soak
 def test_two_backups_at_once_are_one(site: Site) -> None:
     site.psql("CREATE TABLE much AS SELECT repeat(md5(g::text), 30) t "
               "FROM generate_series(1, 200000) g;")
@@ -236,32 +256,95 @@ def test_two_backups_at_once_are_one(site: Site) -> None:
     assert len(site.report()["store"]["backups"]) == 1
 
 
-def test_a_restore_that_was_killed_is_begun_anew(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Killed(BaseException):
-        assert site.report()["store"]["encrypted"]
+def killed(site: Site, target: str, function: str) -> None:
+    """A restore whose process dies where it would call a function; its copy runs on."""
+    child = os.fork()
+    if child == 0:
+        with contextlib.suppress(BaseException):
+            site.salt[function] = lambda *args, **words: os._exit(9)
+            site.restore(target)
+        os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 9
+    # What the child did with its service manager.
+    site.enabled = site.active = False
 
-    def stop(*args: object, **more: object) -> None:
-        raise Killed
 
+@pytest.mark.soak
+def test_a_restore_that_was_killed_is_begun_anew(site: Site) -> None:
     site.call("pgbackrest.backup", "full")
     target = site.note("one")
     site.note("two")
-    inside = site.salt["pgpitr.restore"].__globals__
-    with monkeypatch.context() as patch:
-        patch.setitem(inside, "_promoted", stop)
-        with pytest.raises(Killed):
-            site.restore(target)
+    killed(site, target, "pgrecovery.promote")
+    assert site.salt["pgcluster.condition"](site.at["data"]) != "gone"
     assert site.call("pgpitr.kept")["step"] == "begun"
     with pytest.raises(CommandExecutionError, match="was cut off"):
         site.call("pgpitr.forget")
     done = site.restore(target)
     assert done["changed"]
+    assert site.enabled
     assert site.notes() == ["one"]
-    assert len(site.call("pgpitr.kept")["folders"]) == 1
+    assert len(site.call("pgpitr.kept")["folders"]) == 2
 
 
+def test_a_database_that_was_begun_since_a_restore_was_cut_off_is_left_alone(site: Site) -> None:
+    site.call("pgbackrest.backup", "full")
+    target = site.note("one")
+    site.note("two")
+    killed(site, target, "pgrecovery.promote")
+    # Somebody makes do with what is there, and weeks go by.
+    site.salt["pgrecovery.stop"](site.at)
+    site.service("start")
+    site.salt["pgcluster.wait_until"](
+        lambda: site.psql("SELECT pg_is_in_recovery();") == "t", 30, "the half copy", ""
+    )
+    with pytest.raises(CommandExecutionError, match="was cut off"):
+        site.call("pgpitr.forget")
+    site.psql("SELECT pg_promote();")
+    site.note("living")
+    with pytest.raises(CommandExecutionError, match=r"left alone.*active and its server"):
+        site.restore(target)
+    assert site.notes() == ["living", "one"]
+    (kept,) = site.call("pgpitr.forget")
+    assert not os.path.exists(kept)
+    assert site.notes() == ["living", "one"]
+    assert site.restore(target)["changed"]
+    assert site.notes() == ["one"]
+
+
+@pytest.mark.soak
+def test_a_restore_does_not_wait_for_standbys_that_are_away(site: Site) -> None:
+    site.call("pgbackrest.backup", "full")
+    target = site.note("one")
+    site.note("two")
+    # As Patroni writes it, and has no standby that would take part in the restore.
+    with open(f"{site.at['config']}/postgresql.conf", "a", encoding="utf-8") as file:
+        file.write("synchronous_standby_names = '*'\n")
+    assert site.restore(target)["one_time_keys"] == 0
+    assert site.notes() == ["one"]
+
+
+@pytest.mark.soak
+def test_a_copy_that_is_not_fit_for_use_does_not_run_on(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*args: object) -> None:
+        raise CommandExecutionError("no promotion.")
+
+    site.call("pgbackrest.backup", "full")
+    target = site.note("one")
+    site.note("two")
+    with monkeypatch.context() as patch:
+        patch.setitem(site.salt, "pgrecovery.promote", fails)
+        with pytest.raises(CommandExecutionError, match="not fit for use: no promotion"):
+            site.restore(target)
+    assert site.salt["pgcluster.condition"](site.at["data"]) == "gone"
+    assert not site.enabled
+    assert site.restore(target)["changed"]
+    assert site.notes() == ["one"]
+
+
+@pytest.mark.soak
 def test_what_an_operator_does_and_sees(site: Site) -> None:
     salt_run = backup_site.Operator(site).module
     assert salt_run.status()["data"]["problems"] == [
@@ -282,6 +365,7 @@ def test_what_an_operator_does_and_sees(site: Site) -> None:
     assert salt_run.restore(target)["changes"] == {}
 
 
+@pytest.mark.soak
 def test_a_machine_that_lost_everything_gets_all_that_is_in_the_store(site: Site) -> None:
     site.call("pgbackrest.backup", "full")
     site.note("one")
@@ -297,6 +381,7 @@ def test_a_machine_that_lost_everything_gets_all_that_is_in_the_store(site: Site
     assert salt_run.take("full").startswith("20")
 
 
+@pytest.mark.soak
 def test_what_is_too_old_goes_with_all_that_needs_it(renderer: trees.Renderer) -> None:
     with backup_site.site(renderer, keep_full=1) as site, site.store():
         site.call("pgbackrest.create")
@@ -307,6 +392,7 @@ def test_what_is_too_old_goes_with_all_that_needs_it(renderer: trees.Renderer) -
         assert [row["first"] for row in said["stretches"]] == [last["first"]]
 
 
+@pytest.mark.soak
 def test_a_store_with_another_s_certificate_gets_nothing(renderer: trees.Renderer) -> None:
     with backup_site.site(renderer) as site, site.store():
         stranger = pki.make_authority("strangers", datetime.now(UTC))[0]
@@ -316,6 +402,7 @@ def test_a_store_with_another_s_certificate_gets_nothing(renderer: trees.Rendere
         assert list(site.bucket.iterdir()) == []
 
 
+@pytest.mark.soak
 def test_what_was_damaged_before_its_backup_is_found(site: Site) -> None:
     site.psql("CREATE TABLE much AS SELECT md5(g::text) FROM generate_series(1, 9000) g;")
     site.psql("CHECKPOINT;")
@@ -332,6 +419,7 @@ def test_what_was_damaged_before_its_backup_is_found(site: Site) -> None:
     assert "is damaged" in seen["why"]
 
 
+@pytest.mark.soak
 def test_a_server_that_archives_already_becomes_known_to_the_store(
     renderer: trees.Renderer,
 ) -> None:
@@ -347,6 +435,7 @@ def test_a_server_that_archives_already_becomes_known_to_the_store(
             site.call("pgbackrest.backup", "full")
 
 
+@pytest.mark.soak
 def test_a_standby_is_not_restored_beside_its_primary(site: Site) -> None:
     site.call("pgbackrest.backup", "full")
     target = site.note("one")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from saltworks import plan
 from saltworks.minions import MachineError
+from saltworks.registry import Member
 
 from tests.unit.house import House
 from tests.unit.test_backups import report
@@ -33,6 +34,7 @@ class Lab(House):
         super().__init__("backup", backups={"gone": {"good": True}})
         self.cmap = cmap
         self.calls_: list[tuple[Any, ...]] = []
+        self.asked: list[tuple[str, ...]] = []
         self.reports: dict[str, Any] = {"database": fresh(), "standby": fresh(standby=True)}
         self.answers: dict[str, Any] = {
             "pgbackrest.mark": {"point": "p"},
@@ -48,9 +50,17 @@ class Lab(House):
         return self.cmap
 
     def placement(self, cmap: Any) -> plan.Placement:
-        return plan.Placement("synapse", True, "proxy")
+        """One alone is as M3 has moved it; two are members of a cluster."""
+        rows = [
+            Member(name, "database", "198.18.0.13", "ready", "2026-11-28T00:00:00Z", 1, "0" * 64)
+            for name in cmap["machines"]
+        ]
+        if len(rows) > 1:
+            return plan.Placement("synapse", True, "proxy", clustered=True, members=tuple(rows))
+        return plan.Placement("synapse", True, "proxy", database="".join(cmap["machines"]))
 
     def calls(self, names: list[str], function: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        self.asked.append((function, *names))
         if function.startswith("saltutil."):
             return {name: [] for name in names}
         return {name: self.reports[name] for name in names}
@@ -95,8 +105,8 @@ def test_one_that_is_not_there_is_refused() -> None:
 
 
 @pytest.mark.parametrize(("cmap", "reports", "word"), [
-    ({"machines": {}}, {}, "no machine has the role database"),
-    (None, {}, "no machine has the role database"),
+    ({"machines": {}}, {}, "backups begin with m4.database"),
+    (None, {}, "backups begin with m4.database"),
     (MAP, {"standby": fresh()}, "not one primary: database, standby"),
     (MAP, {"database": MachineError("no answer")}, "not one primary: no machine"),
 ])
@@ -110,6 +120,15 @@ def test_without_one_primary_nothing_is_done(
         assert said["retcode"] == 1
         assert word in said["data"]
     assert lab.calls_ == []
+
+
+def test_machines_that_are_not_in_the_cluster_are_not_asked() -> None:
+    lab = Lab()
+    lab.placement = lambda cmap: plan.Placement(  # type: ignore[method-assign]
+        "synapse", True, "proxy", database="database"
+    )
+    assert lab.module.status()["data"]["primary"] == "database"
+    assert lab.asked[-1] == ("pgbackrest.report", "database")
 
 
 def test_one_alone_is_restored_even_when_its_server_is_down() -> None:
