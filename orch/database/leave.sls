@@ -24,3 +24,9 @@ leave-gone:
     - name: {{ machine }}
     - require:
         - database: leave-retired
+
+leave-shut-out:
+  database.shut_out:
+    - name: {{ machine }}
+    - require:
+        - worker: leave-gone

@@ -5,3 +5,9 @@
 lose-lost:
   database.lost:
     - name: {{ machine }}
+
+lose-shut-out:
+  database.shut_out:
+    - name: {{ machine }}
+    - require:
+        - database: lose-lost

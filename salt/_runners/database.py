@@ -182,13 +182,15 @@ def led(minion: str) -> dict[str, Any]:
 
 @refusing
 def admit(minion: str) -> dict[str, Any]:
-    """The cluster's other machines let a new one copy them; the primary has to.
+    """The cluster's other machines, and etcd's, let a new one in; the primary has to.
 
     :raises MachineError: the primary's state run failed.
     """
     house, machines = _mine("join"), Machines(__opts__)
-    placement = house.placement(movement.map_of(house))
-    others = [name for name in cluster.serving(placement) if name != minion]
+    cmap = movement.map_of(house)
+    placement = house.placement(cmap)
+    watchers = cluster.watchers(cmap)
+    others = [*watchers, *(name for name in cluster.serving(placement) if name != minion)]
     first = cluster.leader(_status(machines, placement)[1])
     answers = machines.calls(others, "state.sls", ROLE_SLS, bound=APPLY_SECONDS, queue=QUEUE)
     wrong = {name: str(row) for name, row in answers.items() if isinstance(row, MachineError)}
@@ -273,6 +275,19 @@ def lose(minion: str) -> dict[str, Any]:
         raise Refused("loss", [Problem(minion, "answers after all", do)])
     done = movement.moved(house, minion, "gone")
     return {**done, "said": f"{done['said']}; {_told(house, minion)}"}
+
+
+@refusing
+def shut_out(minion: str) -> dict[str, Any]:
+    """Neither etcd nor the cluster's other machines let one in that is gone.
+
+    It may boot again with all that it had.
+    """
+    house, machines = _mine("leave"), Machines(__opts__)
+    cmap = movement.map_of(house)
+    others = [*cluster.watchers(cmap), *cluster.running(house.placement(cmap))]
+    changed = _applied(machines, others, ROLE_SLS, "leave")
+    return {"said": f"{', '.join(others)} let {minion} in no more", "changes": changed}
 
 
 @refusing

@@ -75,6 +75,11 @@ def lost(name: str) -> dict[str, Any]:
     return _step(name, "database.lose", "would be gone in the registry")
 
 
+def shut_out(name: str) -> dict[str, Any]:
+    """Neither etcd nor the cluster's other machines let one in that is gone."""
+    return _step(name, "database.shut_out", "nobody of the cluster would let it in")
+
+
 def alone(name: str) -> dict[str, Any]:
     """The machine is the cluster's last, and the primary."""
     return _step(name, "database.alone", "it would be refused unless it is the last machine")

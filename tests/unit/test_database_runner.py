@@ -103,7 +103,7 @@ def test_a_machine_that_is_no_database_is_not_the_first(tmp_path: Path) -> None:
 
 def test_a_standby_is_admitted_streams_and_is_then_known(tmp_path: Path) -> None:
     house = House(tmp_path, "ready", "joining").own()
-    assert house.module.admit("database-2")["said"] == "database admit it"
+    assert house.module.admit("database-2")["said"] == "dcs-1, dcs-2, dcs-3, database admit it"
     assert "streams, after 3.5 s" in house.module.stream("database-2")["said"]
     assert house.state("database-2") == "joining"
     done = house.module.register("database-2")
@@ -112,7 +112,7 @@ def test_a_standby_is_admitted_streams_and_is_then_known(tmp_path: Path) -> None
     assert "synapse, sync-1 know it" in done["said"]
     told = [row for row in house.calls if row[1] == "state.sls"]
     assert told == [
-        ("database", "state.sls", "roles"),
+        *((name, "state.sls", "roles") for name in ("dcs-1", "dcs-2", "dcs-3", "database")),
         ("synapse", "state.sls", FINDS), ("sync-1", "state.sls", FINDS),
         ("database-2", "state.sls", "roles"),
     ]  # fmt: skip
@@ -133,7 +133,7 @@ def test_a_dead_standby_is_in_nobody_s_way_and_a_dead_primary_is(tmp_path: Path)
     house.add(third)
     house.silent = {"database-2"}
     said = house.module.admit("database-3")["said"]
-    assert said.startswith("database admit it; database-2 did not answer")
+    assert said.startswith("dcs-1, dcs-2, dcs-3, database admit it; database-2 did not answer")
     house.silent, house.leader = {"database"}, "database"
     assert "database did not answer" in house.module.admit("database-3")["data"]
     house.silent, house.leader = set(), ""
@@ -170,6 +170,9 @@ def test_a_machine_that_was_coming_and_is_away_is_gone(tmp_path: Path) -> None:
     assert house.module.lose("database-2")["changes"] == {
         "database-2": {"old": "joining", "new": "gone"}
     }
+    house.own().calls.clear()
+    assert house.module.shut_out("database-2")["changes"]
+    assert house.asked("state.sls", "roles") == ["dcs-1", "dcs-2", "dcs-3", "database"]
 
 
 def test_switchover_and_reinit_refuse_what_cannot_be(tmp_path: Path) -> None:
@@ -232,8 +235,10 @@ def test_the_way_back_is_for_the_last_machine_and_forgets_the_cluster(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    "step", ["found", "admit", "stream", "register", "begin_drain", "retire", "alone", "dissolve"]
-)
+    "step",
+    ["found", "admit", "stream", "register", "begin_drain", "retire", "shut_out", "alone",
+     "dissolve"],
+)  # fmt: skip
 def test_no_step_is_taken_without_the_lock(tmp_path: Path, step: str) -> None:
     way = "cluster watched" if step == "found" else "cluster there"
     house = House(tmp_path, *TWO, way=way)

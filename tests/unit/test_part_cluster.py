@@ -36,7 +36,7 @@ def test_etcd_runs_once_it_is_recorded_and_lets_in_databases_alone() -> None:
     assert found["saltworks"]["states"] == ["base", "firewall", "etcd"]
     peers = ["198.18.0.18", "198.18.0.19", "198.18.0.20"]
     assert found["firewall"]["ports"] == {
-        2379: ["198.18.0.13", "198.18.0.17", *peers], 2380: peers,
+        2379: ["198.18.0.13", *peers], 2380: peers,
     }  # fmt: skip
     assert found["etcd"]["name"] == "dcs-2"
     assert list(found["etcd"]["peers"].values()) == peers
@@ -75,6 +75,16 @@ def test_members_run_patroni_and_nobody_else_has_a_secret() -> None:
             "patroni.absent", "postgres.absent", "pgbackrest.absent", "firewall.absent",
         ]  # fmt: skip
         assert "<" not in str(gone)
+
+
+def test_one_that_is_gone_is_let_in_nowhere() -> None:
+    rows = ((databases("ready", "joining"), True), (databases("ready", "gone"), False))
+    for members_, there in rows:
+        placed = clustered("cluster there", *members_)
+        ports = slice_of("database", placed)["firewall"]["ports"]
+        assert [("198.18.0.17" in ports[port]) for port in (5432, 8008)] == [there, there]
+        assert ("198.18.0.17/32" in slice_of("database", placed)["patroni"]["peers"]) is there
+        assert ("198.18.0.17" in slice_of("dcs-1", placed)["firewall"]["ports"][2379]) is there
 
 
 def test_only_where_synapse_looks_may_a_primary_be() -> None:

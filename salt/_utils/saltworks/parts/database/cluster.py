@@ -107,7 +107,7 @@ def machine(cmap: Map, placement: Placement, minion: str, secret: Secrets) -> di
     client = clustermap.the_machine(cmap, "synapse")
     sources = [clustermap.address(cmap, client)] if client else []
     sources += worker_sources(cmap, placement)
-    peers = _addresses(cmap, ROLE)
+    peers = _addresses(cmap, placement)
     words = cmap["database"]
     certificate = _certificate(minion, secret)
     return {
@@ -161,7 +161,7 @@ def dcs(cmap: Map, placement: Placement, minion: str, secret: Secrets) -> dict[s
         "states": ["base", "firewall", "etcd"],
         "firewall": {
             "ports": {
-                ETCD_PORT: [*_addresses(cmap, ROLE), *peers.values()],
+                ETCD_PORT: [*_addresses(cmap, placement), *peers.values()],
                 ETCD_PEER_PORT: [*peers.values()],
             }
         },
@@ -320,9 +320,16 @@ def _members(placement: Placement, *states: str) -> tuple[str, ...]:
     )
 
 
-def _addresses(cmap: Map, role: str) -> list[str]:
-    """As declared, not as registered: who comes or goes changes no other machine's rules."""
-    return [clustermap.address(cmap, name) for name in clustermap.machines_of(cmap, role)]
+def _addresses(cmap: Map, placement: Placement) -> list[str]:
+    """Addresses of the machines on which PostgreSQL runs.
+
+    As registered, not as declared: one that is gone and boots again must reach nobody, or it might
+    lead with what it had when it went.
+    """
+    found = {row.minion: row.address for row in placement.members if row.kind == DATABASE}
+    return [
+        found.get(name) or clustermap.address(cmap, name) for name in running(placement)
+    ]
 
 
 def _certificate(minion: str, secret: Secrets) -> dict[str, str]:
