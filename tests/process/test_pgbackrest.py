@@ -287,6 +287,26 @@ def test_a_restore_that_was_killed_is_begun_anew(site: Site) -> None:
     assert len(site.call("pgpitr.kept")["folders"]) == 2
 
 
+@pytest.mark.soak
+def test_a_restore_that_was_killed_before_its_server_began_is_brought_to_its_end(
+    site: Site,
+) -> None:
+    site.call("pgbackrest.backup", "full")
+    target = site.note("one")
+    site.note("two")
+    killed(site, target, "service.start")
+    assert site.call("pgpitr.kept")["step"] == "restored"
+    with pytest.raises(CommandExecutionError, match="was cut off"):
+        site.call("pgpitr.forget")
+    (backup,) = site.report()["store"]["backups"]
+    done = site.call("pgpitr.restore", target, backup["label"], 1, backup["bytes"])
+    assert not done["changed"]
+    assert site.enabled
+    assert site.notes() == ["one"]
+    assert site.call("pgpitr.kept")["stands"]
+
+
+@pytest.mark.soak
 def test_a_database_that_was_begun_since_a_restore_was_cut_off_is_left_alone(site: Site) -> None:
     site.call("pgbackrest.backup", "full")
     target = site.note("one")
