@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -261,6 +262,8 @@ def killed(site: Site, target: str, function: str) -> None:
     child = os.fork()
     if child == 0:
         with contextlib.suppress(BaseException):
+            # What it leaves goes with the site.
+            tempfile.tempdir = str(site.top)
             site.salt[function] = lambda *args, **words: os._exit(9)
             site.restore(target)
         os._exit(1)
