@@ -109,7 +109,7 @@ def forget(path: str = "") -> list[str]:
     """
     here = _settings(path)
     with __salt__["pgcluster.held"](__salt__["pgcontent.made_folder"](here), "forgetting"):
-        if _record(here).get("step") == "begun" and not _asked(here, IN_USE):
+        if _record(here).get("step") in ("begun", "restored") and not _asked(here, IN_USE):
             raise CommandExecutionError(
                 f"a restore was cut off, and {here['data']} has no server that takes writes or "
                 "follows one that does: run the restore again before this"

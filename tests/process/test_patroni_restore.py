@@ -139,6 +139,7 @@ def test_all_that_is_in_the_store_is_on_a_new_machine_which_leads(alone: Alone) 
         assert site.call("pgbackrest.backup", "diff")["taken"]
 
 
+@pytest.mark.soak
 def test_with_etcd_lost_too_its_new_cluster_is_forgotten_first(alone: Alone) -> None:
     site, machine = alone.site, alone.machine
     with site.store():

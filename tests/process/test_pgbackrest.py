@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -261,6 +262,8 @@ def killed(site: Site, target: str, function: str) -> None:
     child = os.fork()
     if child == 0:
         with contextlib.suppress(BaseException):
+            # What it leaves goes with the site.
+            tempfile.tempdir = str(site.top)
             site.salt[function] = lambda *args, **words: os._exit(9)
             site.restore(target)
         os._exit(1)
@@ -287,6 +290,26 @@ def test_a_restore_that_was_killed_is_begun_anew(site: Site) -> None:
     assert len(site.call("pgpitr.kept")["folders"]) == 2
 
 
+@pytest.mark.soak
+def test_a_restore_that_was_killed_before_its_server_began_is_brought_to_its_end(
+    site: Site,
+) -> None:
+    site.call("pgbackrest.backup", "full")
+    target = site.note("one")
+    site.note("two")
+    killed(site, target, "service.start")
+    assert site.call("pgpitr.kept")["step"] == "restored"
+    with pytest.raises(CommandExecutionError, match="was cut off"):
+        site.call("pgpitr.forget")
+    (backup,) = site.report()["store"]["backups"]
+    done = site.call("pgpitr.restore", target, backup["label"], 1, backup["bytes"])
+    assert not done["changed"]
+    assert site.enabled
+    assert site.notes() == ["one"]
+    assert site.call("pgpitr.kept")["stands"]
+
+
+@pytest.mark.soak
 def test_a_database_that_was_begun_since_a_restore_was_cut_off_is_left_alone(site: Site) -> None:
     site.call("pgbackrest.backup", "full")
     target = site.note("one")
