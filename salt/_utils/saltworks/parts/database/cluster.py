@@ -111,7 +111,12 @@ def machine(cmap: Map, placement: Placement, minion: str, secret: Secrets) -> di
     words = cmap["database"]
     certificate = _certificate(minion, secret)
     return {
-        "states": ["base", "firewall", "patroni", "pgbackrest"],
+        # A standby's PostgreSQL asks the store for WAL from its first moment, and ends without the
+        # program.
+        "states": [
+            *("base", "firewall", "postgres.installed", "pgbackrest.configured"),
+            *("patroni", "pgbackrest"),
+        ],
         "firewall": {"ports": {PORT: [*sources, *peers], API_PORT: peers}},
         "postgres": {
             "cluster": CLUSTER,
