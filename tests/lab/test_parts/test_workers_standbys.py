@@ -45,8 +45,7 @@ def machines(stage: Stage) -> Iterator[None]:
 
 
 def status(stage: Stage) -> dict[str, Any]:
-    found: dict[str, Any] = stage.lab.salt_run("database.status", timeout=60)["return"]
-    return found
+    return stage.lab.salt_run("database.status", timeout=60)
 
 
 def leader(stage: Stage) -> str:
@@ -205,7 +204,7 @@ def test_a_backup_counts_once_it_was_restored(stage: Stage) -> None:
         stage.lab.salt_run("backup.status", timeout=120)
     said = str(stage.lab.salt_run("backup.verify", timeout=300)["return"])
     assert said.startswith("good: ")
-    found = stage.lab.salt_run("backup.status", timeout=120)["return"]
+    found = stage.lab.salt_run("backup.status", timeout=120)
     assert "good" in str(found["backups"][0]["restored"])
     # What lies in the store tells nobody anything.
     words = "grep -rlqa lale.test /var/lib/saltworks-storage/database"
