@@ -310,6 +310,13 @@ def alone(minion: str) -> dict[str, Any]:
     if cluster.leader(found) != minion:
         what = f"is not the primary, {cluster.leader(found) or 'nobody'} is"
         raise Refused("way back", [Problem(minion, what, f"salt-run database.switchover {minion}")])
+
+    def forgotten() -> tuple[str, str]:
+        left = sorted({*_status(machines, placement)[1]["members"]} - {minion})
+        return "" if left else minion, f"Patroni still knows {', '.join(left)}"
+
+    # Of one that died Patroni knows until its key has run out.
+    _waited(forgotten, LEAD_SECONDS, f"{minion} to be alone in Patroni's cluster")
     return {"said": f"{minion} is the last machine, and the primary", "changes": {}}
 
 

@@ -224,6 +224,9 @@ def test_the_way_back_is_for_the_last_machine_and_forgets_the_cluster(tmp_path: 
     assert "database.switchover database" in house.module.alone("database")["data"]
     house.leader = "database"
     assert "the last machine" in house.module.alone("database")["said"]
+    status = {"leader": "database", "members": {"database": {}, "database-2": {}}}
+    house.answers["patroni.status"] = status
+    assert "Patroni still knows database-2" in house.module.alone("database")["data"]
     # A run that died has taken Patroni away.
     house.failing[("database", "patroni.status")] = MachineError("no configuration")
     assert "has no Patroni" in house.module.alone("database")["said"]
