@@ -227,7 +227,8 @@ def test_the_database_goes_back_to_the_second_asked_for(stage: Stage) -> None:
         timeout=milestones.ORCHESTRATE_SECONDS,
     )  # fmt: skip
     after = milestones.read_back(stage.lab, stage.seed, reports / "readback-now.json", M4)
-    different = readback.compare(before, after)
+    # One-time keys were given out since: they are dropped, and clients upload new ones.
+    different = [row for row in readback.compare(before, after) if "one_time_keys" not in row.path]
     assert different == [], different
     assert stage.door("proxy") == ("open", "synapse")
     wait_for(lambda: follows(stage, STANDBY), REJOIN_SECONDS, "the standby's new copy", interval=2)
