@@ -109,8 +109,10 @@ def start(at: Mapping[str, Any], seconds: float) -> None:
     """
     what = f"starting PostgreSQL in {at['data']}"
     if "unit" in at:
-        # A unit that was stopped from outside systemd counts as failed.
-        __salt__["pgcluster.run"](["systemctl", "reset-failed", at["unit"]], what=what)
+        # A unit that was stopped from outside systemd counts as failed; one that is not loaded, as
+        # after Patroni, has nothing to be reset, and systemctl says that it failed.
+        with contextlib.suppress(CommandExecutionError):
+            __salt__["pgcluster.run"](["systemctl", "reset-failed", at["unit"]], what=what)
         __salt__["pgcluster.run"](["systemctl", "start", at["unit"]], timeout=seconds, what=what)
     else:
         log, config = f"{at['socket']}/log", f"-c config_file={at['config']}/postgresql.conf"
