@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import yaml
@@ -12,9 +13,14 @@ from tests.lab import milestones, workers
 from tests.lab.driver import LabError
 from tests.lab.stage import Stage, assert_reads_as_before, assert_unharmed
 from tests.lab.test_parts.database import witnessed
-from tests.lab.test_parts.test_workers import MACHINES, NAME, ORCH, WORKER, WRITER, ports
+from tests.lab.test_parts.test_workers import M4, MACHINES, NAME, ORCH, WORKER, WRITER, ports
 
 pytestmark = pytest.mark.lab
+
+
+def before(stage: Stage) -> Path:
+    """The read-back of before the way back; the database has been put back to a time since M4."""
+    return stage.lab.settings.reports / "readback-leaving.json"
 
 
 def test_they_leave_in_peace(stage: Stage) -> None:
@@ -29,6 +35,7 @@ def test_they_leave_in_peace(stage: Stage) -> None:
 def test_the_way_back_is_ended_by_the_next_run_when_the_master_died_in_its_window(
     stage: Stage,
 ) -> None:
+    milestones.read_back(stage.lab, stage.seed, before(stage), M4)
     out = stage.lab.settings.reports / "killed.json"
     with (
         ThreadPoolExecutor(1) as pool,
@@ -49,7 +56,6 @@ def test_nobody_was_refused_anything_on_the_way_back(stage: Stage) -> None:
     assert ports(stage, "synapse") == {"22", "8008", "8009"}
     config = stage.lab.machine("synapse").read("/etc/synapse/homeserver.yaml")
     assert "redis" not in yaml.safe_load(config)
-    before = json.loads(milestones.read_back_file(stage.lab, NAME).read_text())
-    assert_reads_as_before(stage, before)
+    assert_reads_as_before(stage, json.loads(before(stage).read_text()))
     # People waited for a machine to boot, and no more than that happened to them.
     assert_unharmed(stage.lab.settings.reports / "killed.json")
