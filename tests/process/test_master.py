@@ -178,7 +178,7 @@ def test_a_restore_to_a_time_that_cannot_be_had_changes_nothing(adopted: House) 
     before = adopted.everything()
     for target, word in (
         ("noon", "target 'noon': is no time -> write one such as"),
-        ("2026-11-28T01:30:00+00:00", "database: not one primary"),
+        ("2026-11-28T01:30:00+00:00", "backups begin with m4.database"),
     ):
         words = f'pillar={{"target": "{target}"}}'
         refused = adopted.run("state.orchestrate", "orch.database.restore", words)
