@@ -107,7 +107,20 @@ def create(path: str = SETTINGS) -> None:
     # A server that archives already tries again and again, in vain until now, and holds the lock.
     then = "Another pgBackRest is at work on this machine: see /var/log/pgbackrest."
     __salt__["pgcluster.wait_until"](created, CHECK_SECONDS, "pgBackRest's lock", then, 0.2)
-    command(here, ["check"], CHECK_SECONDS)
+
+    def checked() -> bool:
+        try:
+            command(here, ["check"], CHECK_SECONDS)
+        except CommandExecutionError as problem:
+            if "must contain pgbackrest" not in str(problem):
+                raise
+            return False
+        return True
+
+    # Patroni reloads PostgreSQL on its own time.
+    then = "Its archive_command is another one: reload what runs it, and see its log."
+    what = "PostgreSQL to archive by pgBackRest"
+    __salt__["pgcluster.wait_until"](checked, CHECK_SECONDS, what, then, 0.5)
 
 
 def mark(path: str = SETTINGS) -> dict[str, Any]:
