@@ -186,7 +186,7 @@ def admit(minion: str) -> dict[str, Any]:
 
     :raises MachineError: the primary's state run failed.
     """
-    house, machines = _mine("join"), Machines(__opts__)
+    house, machines = movement.mine(Tree.of(__opts__), "join"), Machines(__opts__)
     cmap = movement.map_of(house)
     placement = house.placement(cmap)
     watchers = cluster.watchers(cmap)
@@ -207,7 +207,7 @@ def stream(minion: str) -> dict[str, Any]:
 
     :raises MachineError: the copy is not whole yet; it goes on, and the join is tried again.
     """
-    house = _mine("join")
+    house = movement.mine(Tree.of(__opts__), "join")
     movement.stamp(house, minion, "highstate")
     row = Machines(__opts__).call(
         minion, "patroni.streaming", LEAD_SECONDS, bound=LEAD_SECONDS + ASK_SECONDS
@@ -219,7 +219,7 @@ def stream(minion: str) -> dict[str, Any]:
 @refusing
 def register(minion: str) -> dict[str, Any]:
     """The registry says that it may be read from, and may lead; Synapse's machines know it."""
-    house = _mine("join")
+    house = movement.mine(Tree.of(__opts__), "join")
     done = movement.moved(house, minion, "ready", "registered")
     told = _told(house, minion)
     # Only now: a failover must not lead to where Synapse does not look.
@@ -249,7 +249,7 @@ def hand_over(minion: str) -> dict[str, Any]:
 @refusing
 def begin_drain(minion: str) -> dict[str, Any]:
     """It is read from no more, and may not lead; Synapse's machines know it."""
-    house = _mine("leave")
+    house = movement.mine(Tree.of(__opts__), "leave")
     done = movement.moved(house, minion, "draining")
     _applied(Machines(__opts__), [minion], ROLE_SLS, "leave")
     return {**done, "said": f"{done['said']}; {_told(house, minion)}"}
@@ -258,7 +258,7 @@ def begin_drain(minion: str) -> dict[str, Any]:
 @refusing
 def retire(minion: str) -> dict[str, Any]:
     """PostgreSQL and Patroni do not run there any more; its data stays for a person to delete."""
-    _mine("leave")
+    movement.mine(Tree.of(__opts__), "leave")
     machines = Machines(__opts__)
     bring_modules(machines, [minion], bound=APPLY_SECONDS)
     changed = _applied(machines, [minion], f"{ROLE_SLS}.database.absent", "leave")
@@ -283,7 +283,7 @@ def shut_out(minion: str) -> dict[str, Any]:
 
     It may boot again with all that it had.
     """
-    house, machines = _mine("leave"), Machines(__opts__)
+    house, machines = movement.mine(Tree.of(__opts__), "leave"), Machines(__opts__)
     cmap = movement.map_of(house)
     others = [*cluster.watchers(cmap), *cluster.running(house.placement(cmap))]
     changed = _applied(machines, others, ROLE_SLS, "leave")
@@ -296,7 +296,7 @@ def alone(minion: str) -> dict[str, Any]:
 
     :param minion: the machine that M3 has made.
     """
-    house, machines = _mine("way back"), Machines(__opts__)
+    house, machines = movement.mine(Tree.of(__opts__), "way back"), Machines(__opts__)
     placement = house.placement(movement.map_of(house))
     if not placement.clustered:
         return {"said": "there is no cluster any more", "changes": {}}
@@ -323,7 +323,7 @@ def alone(minion: str) -> dict[str, Any]:
 @refusing
 def dissolve(minion: str) -> dict[str, Any]:
     """The plan has one database again, and no etcd."""
-    house = _mine("way back")
+    house = movement.mine(Tree.of(__opts__), "way back")
     with house.changing(registry.RECORD) as rows:
         rows.pop(minion, None)
     with house.changing(joins.RECORD) as rows:
@@ -432,10 +432,3 @@ def _waited(look: Callable[[], tuple[str, str]], seconds: float, what: str) -> s
 
 def _or_error(row: Any) -> Mapping[str, Any]:
     return {"error": str(row)} if isinstance(row, MachineError) else row
-
-
-def _mine(what: str) -> Tree:
-    """The tree, as long as the cluster's lock is this process's."""
-    house = Tree.of(__opts__)
-    lock.demand(house.store, what)
-    return house

@@ -179,7 +179,7 @@ def begin(minion: str) -> dict[str, Any]:
 @refusing
 def sync(minion: str) -> dict[str, Any]:
     """The machine, and the front, get the project's modules; it is asked for its address."""
-    house, machines = _mine("join"), Machines(__opts__)
+    house, machines = movement.mine(Tree.of(__opts__), "join"), Machines(__opts__)
     cmap = movement.map_of(house)
     both = [minion, house.placement(cmap).front]
     if wrong := bring_modules(machines, both, bound=SYNC_SECONDS):
@@ -199,14 +199,14 @@ def sync(minion: str) -> dict[str, Any]:
 @refusing
 def converge(minion: str) -> dict[str, Any]:
     """The machine has what the plan says of it."""
-    _mine("join")
+    movement.mine(Tree.of(__opts__), "join")
     return _applied(minion, ROLE_SLS, bound=CONVERGE_SECONDS)
 
 
 @refusing
 def front(minion: str) -> dict[str, Any]:
     """The front has what the plan says of it, since that of a member has changed."""
-    house = _mine(f"front for {minion}")
+    house = movement.mine(Tree.of(__opts__), f"front for {minion}")
     machine, machines = house.placement(movement.map_of(house)).front, Machines(__opts__)
     member = registry.known(movement.members_of(house), minion)
     coming = member.state == "ready" and not joins.finished(_row(house, minion), member)
@@ -225,7 +225,7 @@ def front(minion: str) -> dict[str, Any]:
 @refusing
 def retire(minion: str) -> dict[str, Any]:
     """Nothing of a worker runs on the machine any more."""
-    _mine("leave")
+    movement.mine(Tree.of(__opts__), "leave")
     bring_modules(Machines(__opts__), [minion], bound=SYNC_SECONDS)
     return _applied(minion, f"{ROLE_SLS}.worker.absent", bound=APPLY_SECONDS)
 
@@ -233,7 +233,7 @@ def retire(minion: str) -> dict[str, Any]:
 @refusing
 def healthy(minion: str) -> dict[str, Any]:
     """Wait until each of its processes has answered several times in a row."""
-    house = _mine("join")
+    house = movement.mine(Tree.of(__opts__), "join")
     movement.stamp(house, minion, "highstate")
     seconds = Machines(__opts__).call(
         minion,
@@ -251,7 +251,7 @@ def healthy(minion: str) -> dict[str, Any]:
 @refusing
 def caught_up(minion: str) -> dict[str, Any]:
     """Wait until its processes are as far as the main process."""
-    house = _mine("join")
+    house = movement.mine(Tree.of(__opts__), "join")
     cmap = movement.map_of(house)
     main = clustermap.address(cmap, house.placement(cmap).synapse)
     done = Machines(__opts__).call(
@@ -269,7 +269,7 @@ def caught_up(minion: str) -> dict[str, Any]:
 @refusing
 def register(minion: str) -> dict[str, Any]:
     """It may be given requests; those concerned have been told."""
-    house = _mine("join")
+    house = movement.mine(Tree.of(__opts__), "join")
     machines, placement = Machines(__opts__), house.placement(movement.map_of(house))
     answers = machines.call(
         placement.front, "synapse_worker.answering", _urls(house, minion), bound=SERVE_SECONDS
@@ -284,7 +284,7 @@ def register(minion: str) -> dict[str, Any]:
 @refusing
 def served(minion: str) -> dict[str, Any]:
     """Wait until each of its processes has answered a request through the front."""
-    house = _mine("join")
+    house = movement.mine(Tree.of(__opts__), "join")
     cmap = movement.map_of(house)
     placement = house.placement(cmap)
     found = workers.of(placement).of(minion)
@@ -311,7 +311,7 @@ def served(minion: str) -> dict[str, Any]:
 @refusing
 def finish(minion: str) -> dict[str, Any]:
     """Its join has come to its end."""
-    house = _mine("join")
+    house = movement.mine(Tree.of(__opts__), "join")
     _record(house, minion, joins.ended(_row(house, minion), [], time.time()))
     total = joins.report(_row(house, minion))["total_seconds"]
     return {"said": f"joined in {total} s", "changes": {"joined": minion}}
@@ -328,7 +328,7 @@ def begin_drain(minion: str) -> dict[str, Any]:
 @refusing
 def emptied(minion: str) -> dict[str, Any]:
     """Wait until what it was asked is answered, as long as that may take; then it is cut."""
-    house = _mine("leave")
+    house = movement.mine(Tree.of(__opts__), "leave")
     cmap = movement.map_of(house)
     ports = [row.port for row in workers.of(house.placement(cmap)).of(minion)]
     done = Machines(__opts__).call(
@@ -344,7 +344,7 @@ def emptied(minion: str) -> dict[str, Any]:
 @refusing
 def gone(minion: str) -> dict[str, Any]:
     """It is gone; its key too, if that was asked for."""
-    house = _mine("leave")
+    house = movement.mine(Tree.of(__opts__), "leave")
     # First: a run that died in between must not leave a key behind that can join again.
     _key_goes(house, minion)
     return movement.moved(house, minion, "gone")
@@ -453,10 +453,3 @@ def _row(house: Tree, minion: str) -> dict[str, Any]:
 def _record(house: Tree, minion: str, row: dict[str, Any]) -> None:
     with house.changing(joins.RECORD) as rows:
         rows[minion] = row
-
-
-def _mine(what: str) -> Tree:
-    """The tree, as long as the cluster's lock is this process's."""
-    house = Tree.of(__opts__)
-    lock.demand(house.store, what)
-    return house

@@ -6,7 +6,7 @@ import json
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -22,9 +22,6 @@ from tests.process.standby_house import (
     works,
 )
 from tests.process.standby_servers import Servers
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["all_pair", "packages", "pair", "trio"]
 

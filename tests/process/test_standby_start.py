@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
@@ -15,9 +15,6 @@ from tests.process.standby_house import (
     trio,
 )
 from tests.process.standby_servers import Servers
-
-if TYPE_CHECKING:
-    pass
 
 __all__ = ["all_pair", "packages", "pair", "trio"]
 

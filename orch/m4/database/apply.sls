@@ -14,7 +14,7 @@ m4-database-begun:
     - require:
         - milestone: m4-database-prechecked
 {%- endif %}
-{%- for name in cluster.keyed %}
+{%- for name in cluster.watchers + cluster.databases %}
 
 m4-database-keyed-{{ name }}:
   milestone.keyed:

@@ -11,6 +11,15 @@ from .telling_run import Ledger
 from .tree import Tree
 
 
+def mine(house: Tree, what: str) -> Tree:
+    """The tree, as long as the cluster's lock is this process's.
+
+    :param what: the step that asks, for the error.
+    """
+    lock.demand(house.store, what)
+    return house
+
+
 def map_of(house: Tree) -> clustermap.Map:
     """The cluster map.
 

@@ -13,7 +13,7 @@ from typing import Any
 from . import movement, plan, telling, telling_run, workers
 from .errors import Problem, Refused
 from .minions import MachineError, Machines
-from .parts.database import cluster
+from .parts.database import backup, cluster
 from .telling import Telling
 from .telling_run import Ledger, Way
 from .tree import Tree
@@ -25,7 +25,6 @@ PING_SECONDS, SERVICE_SECONDS, LEAD_SECONDS = 5, 60, 120
 #: A Patroni that has just started is no member yet: how often it is tried again, in seconds.
 AGAIN_SECONDS = 2
 
-UNIT = "patroni"
 
 
 def everybody(placement: plan.Placement) -> Telling:
@@ -149,9 +148,11 @@ def _service(machines: Machines, names: list[str], function: str) -> list[str]:
     :returns: what went wrong.
     """
     try:
-        answers = machines.calls(names, function, UNIT, bound=SERVICE_SECONDS) if names else {}
+        answers = {}
+        if names:
+            answers = machines.calls(names, function, backup.UNIT, bound=SERVICE_SECONDS)
     except MachineError as error:
         return [str(error)]
     wrong = [str(row) for row in answers.values() if isinstance(row, MachineError)]
     failed = [name for name, row in answers.items() if row is False]
-    return wrong + [f"{function} {UNIT} failed on {name}" for name in failed]
+    return wrong + [f"{function} {backup.UNIT} failed on {name}" for name in failed]

@@ -104,9 +104,6 @@ def for_orchestrations(
             "cluster": {
                 "watchers": cluster.watchers(cmap) if cmap else [],
                 "databases": list(cluster.running(placement)) if placement else [],
-                "keyed": [*cluster.watchers(cmap), *cluster.running(placement)]
-                if cmap and placement
-                else [],
                 "secrets": dict(cluster.SECRETS),
             },
             "m3": parts.in_order(
