@@ -6,8 +6,10 @@ certificate of a member, which is used for everything.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
+import os
 import ssl
 import time
 import urllib.error
@@ -61,10 +63,14 @@ def __virtual__() -> str:
 def status(config: str = CONFIG) -> dict[str, Any]:
     """How the cluster stands, as this member sees it.
 
+    While etcd does not answer Patroni can say nothing of the others: then it is what this member
+    knows of itself.
+
     :param config: Patroni's own configuration file.
     :returns: see ``patroni_rules.joined``. ``here`` has what PostgreSQL of this machine says,
         or ``error``: ``slots`` with the WAL that each keeps, ``senders`` (on the leader),
-        ``replay_seconds``, ``receiving``, ``pending`` (settings that wait for a restart).
+        ``replay_seconds``, ``receiving``, ``pending`` (settings that wait for a restart); and
+        ``disk``: ``free`` and ``size`` in bytes, where its data or its WAL has less.
     :raises CommandExecutionError: when Patroni does not answer here.
 
     CLI Example:
@@ -79,8 +85,15 @@ def status(config: str = CONFIG) -> dict[str, Any]:
         here.update(__salt__["pgcluster.sql"](connection(own), _HERE, 10, "facts of the server")[0])
     except CommandExecutionError as problem:
         here["error"] = str(problem)
-    shown, configured = _json(own, "/cluster"), _json(own, "/config")
-    made: dict[str, Any] = __salt__["patroni_rules.joined"](shown, here, configured)
+    here["disk"] = _disk(own["postgresql"]["data_dir"])
+    made: dict[str, Any]
+    try:
+        shown, configured = _json(own, "/cluster"), _json(own, "/config")
+    except CommandExecutionError as problem:
+        alone = _json(own, "/patroni")
+        made = __salt__["patroni_rules.by_itself"](alone, here, str(problem))
+    else:
+        made = __salt__["patroni_rules.joined"](shown, here, configured)
     return made
 
 
@@ -263,6 +276,17 @@ def _paused(wanted: bool, seconds: float, config: str) -> dict[str, Any]:
     what = "every member to pause" if wanted else "every member to go on"
     _waited(known, seconds, what, "See patroni.status on each")
     return {"pause": wanted, "seconds": round(time.monotonic() - begun, 3)}
+
+
+def _disk(folder: str) -> dict[str, int]:
+    """Room for the data, or for its WAL where that is elsewhere and less."""
+    found = []
+    for path in (folder, f"{folder}/pg_wal"):
+        # A copy that is being made has none yet.
+        with contextlib.suppress(FileNotFoundError):
+            row = os.statvfs(path)
+            found.append({"free": row.f_bavail * row.f_frsize, "size": row.f_blocks * row.f_frsize})
+    return min(found, key=lambda row: row["free"], default={})
 
 
 def _members(own: Mapping[str, Any]) -> dict[str, str]:

@@ -205,7 +205,8 @@ def joined(
     :returns: ``leader`` (``''``: none), ``pause``, ``durability``, ``sync`` (standbys that have all
         that was acknowledged), ``members``: name → ``role`` (``leader``, ``sync_standby``,
         ``replica``), ``state``, ``timeline``, ``lag`` (bytes; None: not known), ``lag_seconds``
-        (None: not known here), ``pending_restart``, ``may_lead``; and ``here``.
+        (None: not known here), ``pending_restart``, ``may_lead``; ``dcs``, what is wrong with etcd
+        as far as it is seen from here; and ``here``.
     """
     seconds = {row["name"]: row.get("replay_lag") for row in here.get("senders", [])}
     members = {
@@ -229,8 +230,30 @@ def joined(
         "durability": names.get(modes, "async"),
         "sync": sorted(name for name, row in members.items() if row["role"] == "sync_standby"),
         "members": members,
+        "dcs": "",
         "here": dict(here),
     }
+
+
+def by_itself(alone: Mapping[str, Any], here: Mapping[str, Any], wrong: str) -> dict[str, Any]:
+    """How a member stands that cannot ask etcd for the others, as :func:`joined` says it.
+
+    :param alone: answer of ``GET /patroni``.
+    :param here: facts of this machine's server.
+    :param wrong: why etcd could not be asked.
+    :returns: ``durability`` is empty: it is not known.
+    """
+    name = here["name"]
+    leads = alone.get("role") in ("master", "primary")
+    row = {
+        "name": name,
+        "role": "leader" if leads else "replica",
+        "state": alone.get("state", "unknown"),
+        "timeline": alone.get("timeline"),
+        "pending_restart": alone.get("pending_restart"),
+    }
+    shown = {"members": [row], "pause": alone.get("pause")}
+    return {**joined(shown, here, {}), "durability": "", "dcs": wrong}
 
 
 def lag_of(row: Mapping[str, Any]) -> int | None:

@@ -22,7 +22,7 @@ from saltworks.errors import Problem, Refused
 from saltworks.keys import Keys
 from saltworks.loaders import refusing
 from saltworks.minions import QUEUE, ROLE_SLS, MachineError, Machines, bring_modules
-from saltworks.parts.database import cluster
+from saltworks.parts.database import cluster, health
 from saltworks.plan import Placement
 from saltworks.tree import Tree
 
@@ -51,8 +51,9 @@ def status() -> dict[str, Any]:
 
     :returns: what ``patroni.status`` says on the primary, or on ``asked`` where that does not
         answer: ``leader``, ``members`` (name to ``role``, ``state``, ``timeline``, ``lag`` in
-        bytes, ``lag_seconds``), ``sync``, ``durability``, ``here`` (slots and senders); and
-        ``etcd`` (machine to ``leads``, ``follows``, or what is wrong).
+        bytes, ``lag_seconds``), ``sync``, ``durability``, ``here`` (slots, senders, disk);
+        ``etcd`` (machine to ``leads``, ``follows``, or what is wrong); and ``problems``, all that
+        is wrong, a line each with the next step.
     :raises MachineError: no machine of the cluster answers.
 
     CLI Example:
@@ -63,11 +64,14 @@ def status() -> dict[str, Any]:
     """
     house, machines = Tree.of(__opts__), Machines(__opts__)
     cmap = movement.map_of(house)
-    asked, found = _status(machines, _clustered(house, cmap))
-    names = cluster.watchers(cmap)
-    etcd = machines.calls(names, "etcd_member.status", bound=2 * ASK_SECONDS)
-    rows = {name: cluster.watcher(name, _or_error(row)) for name, row in etcd.items()}
-    return {**found, "asked": asked, "etcd": rows}
+    names = cluster.running(_clustered(house, cmap))
+    answers = _answers(machines, names)
+    asked, found = _told_most(answers)
+    watchers = machines.calls(cluster.watchers(cmap), "etcd_member.status", bound=2 * ASK_SECONDS)
+    etcd = {name: cluster.watcher(name, _or_error(row)) for name, row in watchers.items()}
+    rows = {name: _or_error(row) for name, row in answers.items()}
+    wrong = health.problems(names, rows, found, etcd)
+    return {**found, "asked": asked, "etcd": etcd, "problems": [str(row) for row in wrong]}
 
 
 @refusing
@@ -349,9 +353,15 @@ def _status(machines: Machines, placement: Placement) -> tuple[str, dict[str, An
 
     :raises MachineError: nobody could.
     """
-    answers = machines.calls(
-        cluster.running(placement), "patroni.status", timeout=ANSWER_SECONDS, bound=ASK_SECONDS
-    )
+    return _told_most(_answers(machines, cluster.running(placement)))
+
+
+def _answers(machines: Machines, names: Sequence[str]) -> dict[str, Any]:
+    return machines.calls(names, "patroni.status", timeout=ANSWER_SECONDS, bound=ASK_SECONDS)
+
+
+def _told_most(answers: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """See :func:`_status`."""
     rows = {name: row for name, row in answers.items() if not isinstance(row, MachineError)}
     if not rows:
         wrong = "; ".join(map(str, answers.values()))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from collections.abc import Mapping
+from typing import Any
 
 KINDS = ("event", "account data", "login", "sync", "cache")
 
@@ -42,6 +44,22 @@ class Ledger:
     def rows(self) -> list[list[str]]:
         """A row per kind: checks, bad."""
         return [[kind, str(self.checks[kind]), str(self.bad[kind])] for kind in KINDS]
+
+    def as_json(self) -> dict[str, Any]:
+        """What :meth:`of` takes."""
+        return {
+            "checks": dict(self.checks), "bad": dict(self.bad),
+            "examples": self.examples, "errors": self.errors,
+        }
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> Ledger:
+        """The tally of a checker that ran as another process."""
+        made = cls()
+        made.checks.update(row["checks"])
+        made.bad.update(row["bad"])
+        made.examples, made.errors = list(row["examples"]), list(row["errors"])
+        return made
 
     def __str__(self) -> str:
         found = ", ".join(f"{kind} {self.bad[kind]}/{self.checks[kind]}" for kind in KINDS)

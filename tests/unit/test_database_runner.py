@@ -197,6 +197,8 @@ def test_status_asks_the_next_when_one_is_away(tmp_path: Path) -> None:
     assert house.module.status()["asked"] == "database-2", "the primary knows more"
     assert "did not answer" in found["etcd"]["dcs-2"]
     assert (found["etcd"]["dcs-1"], found["etcd"]["dcs-3"]) == ("leads", "follows")
+    assert [line for line in found["problems"] if line.startswith("dcs-2: etcd: ")]
+    assert [line for line in found["problems"] if line.startswith("database: ")]
     house.silent = {"database", "database-2"}
     assert "can say how it is" in house.module.status()["data"]
 

@@ -118,6 +118,7 @@ def test_one_that_the_map_does_not_name_any_more_is_a_database_until_it_has_left
         (("ready", "joining"), {"leader": "database", "durability": "sync"}, "is the last"),
         (("ready", "ready"), {"leader": "", "durability": "sync"}, "no primary now"),
         (("ready", "ready"), {"leader": "database", "durability": "sync-strict"}, "sync-strict"),
+        (("ready", "ready"), {"leader": "database", "dcs": "no answer"}, "etcd does not answer"),
     ],
 )
 def test_who_may_not_leave(states: Any, status_: dict[str, Any], said: str) -> None:

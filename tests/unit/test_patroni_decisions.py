@@ -148,6 +148,15 @@ def test_how_it_stands() -> None:
     assert made["members"]["c"]["lag"] is None
 
 
+@pytest.mark.parametrize(("role", "leader"), [("master", "a"), ("replica", "")])
+def test_without_etcd_a_member_speaks_for_itself_alone(role: str, leader: str) -> None:
+    alone = {"state": "running", "role": role, "timeline": 2}
+    made = patroni.by_itself(alone, {"name": "a"}, "no answer")
+    assert (made["leader"], made["dcs"], made["durability"]) == (leader, "no answer", "")
+    assert list(made["members"]) == ["a"]
+    assert (made["members"]["a"]["state"], made["members"]["a"]["timeline"]) == ("running", 2)
+
+
 def test_the_nearest_takes_over() -> None:
     assert patroni.candidate(shown(b=9, c=3, d="unknown"), "", 100) == "c"
     assert patroni.candidate(shown(b=9, c=3), "b", 100) == "b"

@@ -10,7 +10,7 @@ from tests.lab import milestones, workers
 from tests.lab.stage import Stage, after_m2
 from tests.lab.test_parts.conftest import NEW
 
-WORKERS = ("sync-1", "sender-1")
+WORKERS = ("sync-1", "sync-2")
 STANDBY = "database-3"
 
 

@@ -16,50 +16,26 @@ import pytest
 
 from tests.bench import results
 from tests.lab import milestones, witness
-from tests.lab.driver import LabMachine, SaltRunError, cgroups, wait_for
+from tests.lab.driver import LabMachine, cgroups, wait_for
 from tests.lab.stage import Stage
+from tests.lab.test_failover.cluster import leader, status, whole
 from tests.lab.test_parts.database import PSQL
 
 pytestmark = [pytest.mark.lab, pytest.mark.soak]
 
 TIMES = int(os.environ.get("SALTWORKS_TIMES") or 10)
-WATCHERS = ("dcs-1", "dcs-2", "dcs-3")
 #: From the fault to the first message that is accepted (issue 5).
 KILLED_SECONDS, SWITCHED_SECONDS = 20.0, 5.0
-#: A machine boots, follows, and is synchronous again.
-WHOLE_SECONDS = 180
 #: Between two writes that are tried on a machine that was cut off.
 TRY_SECONDS = 0.1
+#: Messages, of the witness's four a second: who takes over may lack what was written in the two
+#: seconds since the leader last said how far it is, and in as many until that is seen.
+ASYNC_LOST = 16
 DURABILITIES = ("sync", "sync-strict", "async")
 
-#: What is shown at the end.
+HEAD = ["", "durability", "times", "median s", "worst s", "acknowledged", "lost", "refused"]
+#: What is shown after each: a run that is ended early has shown what it did.
 FIGURES: list[list[str]] = []
-
-
-def status(stage: Stage) -> dict[str, Any]:
-    """What the operator sees; nothing while no machine of the cluster can say it."""
-    try:
-        return stage.lab.salt_run("database.status", timeout=90)
-    except SaltRunError:
-        return {"leader": "", "members": {}, "sync": [], "durability": ""}
-
-
-def leader(stage: Stage) -> str:
-    return str(status(stage)["leader"])
-
-
-def whole(stage: Stage) -> None:
-    """Wait until one leads and two follow, one of them synchronous where that is promised."""
-
-    def looks() -> bool:
-        found = status(stage)
-        rows = found.get("members", {}).values()
-        follow = [row for row in rows if row["role"] != "leader" and row["state"] in
-                  ("running", "streaming") and (row["lag"] or 0) < 1 << 20]
-        return bool(found.get("leader") and len(follow) == 2
-                    and (found["durability"] == "async" or found["sync"]))
-
-    wait_for(looks, WHOLE_SECONDS, "the cluster to be whole", interval=1)
 
 
 @dataclass
@@ -152,8 +128,8 @@ FAULTS: dict[str, tuple[Fault, float]] = {
 }
 
 
-@pytest.mark.parametrize("durability", DURABILITIES)
 @pytest.mark.parametrize("what", FAULTS)
+@pytest.mark.parametrize("durability", DURABILITIES)
 def test_nothing_acknowledged_is_lost(stage: Stage, durability: str, what: str) -> None:
     fault, bound = FAULTS[what]
     set_to(stage, durability)
@@ -173,10 +149,12 @@ def test_nothing_acknowledged_is_lost(stage: Stage, durability: str, what: str) 
         what, durability, str(TIMES), f"{statistics.median(seconds):.1f}", f"{max(seconds):.1f}",
         str(report["acknowledged"]), str(report["lost"]), str(report["failed_requests"]),
     ])  # fmt: skip
-    stage.say(", ".join(FIGURES[-1]))
+    results.show("failover", "Primaries that fail, and messages", HEAD, FIGURES)
     assert report["duplicated"] == 0
     wrong = [line for line in witness.verdict(report) if "lost" in line]
-    if durability != "async":
+    if durability == "async":
+        assert report["lost"] <= TIMES * ASYNC_LOST, wrong
+    else:
         assert wrong == [], wrong
     assert max(seconds) <= bound, seconds
 
@@ -231,9 +209,3 @@ def table(stage: Stage) -> None:
     """What is written on machines that nobody reaches."""
     words = [*PSQL, "-d", "postgres", "-c", "CREATE TABLE IF NOT EXISTS cut_off (n integer);"]
     stage.lab.machine(leader(stage)).run(words, user="postgres")
-
-
-def test_what_people_saw_is_shown() -> None:
-    head = ["", "durability", "times", "median s", "worst s", "acknowledged", "lost", "refused"]
-    results.show("failover", "Primaries that fail, and messages", head, FIGURES)
-    assert FIGURES

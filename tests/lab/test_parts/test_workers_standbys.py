@@ -15,15 +15,12 @@ from tests.lab.driver import SaltRunError, wait_for
 from tests.lab.driver.settings import MASTER
 from tests.lab.driver.testinfra_backend import machine_host
 from tests.lab.stage import AFTER_M2, Stage, changes, snapshots, steps
+from tests.lab.test_failover.cluster import follows, leader, status
 from tests.lab.test_parts.conftest import NEW
 from tests.lab.test_parts.database import refuses_writes, sql, witnessed
 from tests.lab.test_parts.test_workers import WORKER, WRITER, ports, reaches
 
-#: No part of `make test` before it has run through in one piece: each test has run by itself.
-pytestmark = [
-    pytest.mark.lab,
-    pytest.mark.soak,
-]
+pytestmark = pytest.mark.lab
 
 NAME = "m4.database"
 ORCH = f"orch.{NAME}"
@@ -46,20 +43,6 @@ def machines(stage: Stage) -> Iterator[None]:
     for name in (*milestones.CLUSTER, INVITED):
         if stage.lab.machine(name).created:
             stage.lab.machine(name).destroy()
-
-
-def status(stage: Stage) -> dict[str, Any]:
-    return stage.lab.salt_run("database.status", timeout=60)
-
-
-def leader(stage: Stage) -> str:
-    return str(status(stage)["leader"])
-
-
-def follows(stage: Stage, name: str) -> bool:
-    """Whether a machine streams from the primary of today."""
-    row = status(stage)["members"].get(name, {})
-    return row.get("state") in ("running", "streaming") and row.get("role") != "leader"
 
 
 def processes(stage: Stage) -> dict[str, str]:

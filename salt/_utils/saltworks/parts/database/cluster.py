@@ -301,6 +301,9 @@ def leave_problems(
     if not leader(status):
         do = "salt-run database.status; nothing is done until there is one"
         return [Problem(minion, "there is no primary now", do)]
+    if status.get("dcs"):
+        do = "salt-run database.status; nobody can take over, nor leave, until it does"
+        return [Problem(minion, "etcd does not answer", do)]
     if status.get("durability") == "sync-strict" and len(others) < 2:
         what = "is the one standby without which sync-strict takes no write"
         do = "write async in the map, apply the primary's role, then drain it"

@@ -1,0 +1,195 @@
+"""A cluster in trouble on machines: etcd gone, WAL that is kept or gone, a full disk.
+
+Each time the status names it, and the runbook of docs/database-cluster.md mends it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.lab import milestones, witness
+from tests.lab.driver import wait_for
+from tests.lab.stage import Stage
+from tests.lab.test_failover.cluster import follows, leader, status, whole
+from tests.lab.test_parts.database import refuses_writes, sql
+
+pytestmark = [pytest.mark.lab, pytest.mark.soak]
+
+WATCHERS = ("dcs-1", "dcs-2", "dcs-3")
+WAL = "/var/lib/postgresql/15/main/pg_wal"
+#: A disk of its own for the WAL, in memory.
+SMALL = "/mnt/wal"
+#: Beside the WAL that is there; what wal_keep_size (1 GB) asks for must not fill it by itself.
+SMALL_MIB = 1400
+#: Until a member has stepped down, or another one leads.
+MOVED_SECONDS = 60
+
+
+def problems(stage: Stage) -> str:
+    return "\n".join(status(stage)["problems"])
+
+
+def is_said(stage: Stage, words: str, seconds: float = 60) -> str:
+    """Wait until the status says so; all of its problems."""
+    wait_for(lambda: words in problems(stage), seconds, f"the status to say {words!r}", interval=1)
+    return problems(stage)
+
+
+@contextlib.contextmanager
+def chatting(stage: Stage, name: str, worst_wait: float | None = None) -> Iterator[None]:
+    """People chat meanwhile, and nothing acknowledged is lost.
+
+    worst_wait: seconds, where nobody may be refused anything either.
+    """
+    out = stage.lab.settings.reports / f"{name}.json"
+    with milestones.chatting(stage.lab, stage.seed, out):
+        time.sleep(2)
+        yield
+        time.sleep(5)
+    report = json.loads(out.read_text())
+    wrong = witness.verdict(report, worst_wait)
+    if worst_wait is None:
+        wrong = [line for line in wrong if "failed" not in line]
+    assert wrong == [], wrong
+    stage.say(
+        f"{name}: {report['acknowledged']} acknowledged, {report['lost']} lost, "
+        f"{report['failed_requests']} refused, worst wait {report['worst_wait_seconds']} s"
+    )
+
+
+def test_a_whole_cluster_has_no_trouble(stage: Stage) -> None:
+    whole(stage)
+    wait_for(lambda: problems(stage) == "", 30, "a status without a problem", interval=1)
+
+
+def test_etcd_gone_is_no_trouble_for_people_until_a_database_goes_too(stage: Stage) -> None:
+    first = leader(stage)
+    standby = next(name for name in status(stage)["members"] if name != first)
+    try:
+        with chatting(stage, "no-etcd", 6.0):
+            for name in WATCHERS:
+                stage.lab.machine(name).kill()
+            # A key lives 12 s.
+            time.sleep(25)
+            said = is_said(stage, "0 of 3 serve: nothing fails over")
+            assert leader(stage) == first
+        stage.lab.machine(standby).kill()
+        wait_for(lambda: refuses_writes(stage, first), MOVED_SECONDS, "the primary to step down")
+        said = is_said(stage, "has no primary: nobody takes writes")
+        assert f"{standby}: " in said
+    finally:
+        stage.lab.boot([*WATCHERS, standby], answering=False)
+    whole(stage)
+    test_a_whole_cluster_has_no_trouble(stage)
+
+
+def test_a_slot_that_nobody_reads_is_dropped_or_named(stage: Stage) -> None:
+    first = leader(stage)
+    made = "SELECT pg_create_physical_replication_slot('nobody', true);"
+    there = "SELECT count(*) FROM pg_replication_slots WHERE slot_name = 'nobody';"
+    sql(stage, first, made)
+    wait_for(lambda: sql(stage, first, there) == "0", 30, "Patroni to drop a slot of nobody's")
+    # While it is paused Patroni drops none, and nothing bounds the WAL but the setting.
+    stage.lab.salt(first, "patroni.pause", timeout=60)
+    try:
+        sql(stage, first, "ALTER SYSTEM SET max_slot_wal_keep_size = '64MB';")
+        sql(stage, first, f"SELECT pg_reload_conf(); {made}")
+        switches = "SELECT pg_switch_wal(); CREATE TABLE filler (); DROP TABLE filler;"
+        for _ in range(8):
+            sql(stage, first, switches)
+        sql(stage, first, "CHECKPOINT;")
+        said = is_said(stage, "slot nobody: has lost WAL that it needed")
+        assert "patroni.resume" in said
+        assert "pg_drop_replication_slot('nobody')" in said
+        sql(stage, first, "SELECT pg_drop_replication_slot('nobody');")
+    finally:
+        sql(stage, first, "ALTER SYSTEM RESET max_slot_wal_keep_size;")
+        sql(stage, first, "SELECT pg_reload_conf();")
+        stage.lab.salt(first, "patroni.resume", timeout=60)
+    test_a_whole_cluster_has_no_trouble(stage)
+
+
+def test_a_standby_that_was_away_for_long_gets_its_wal_from_the_backups(stage: Stage) -> None:
+    first = leader(stage)
+    standby = next(name for name in status(stage)["members"] if name != first)
+    kept = "SELECT setting FROM pg_settings WHERE name = 'wal_keep_size';"
+    segments = int(sql(stage, first, kept)) // 16 + 8
+    there = f"SELECT count(*) FROM pg_replication_slots WHERE slot_name = '{standby}'"
+    there = f"{there.replace('-', '_')};"
+    stage.lab.machine(standby).stop()
+    try:
+        is_said(stage, f"{standby}: has no key in etcd")
+        wait_for(lambda: sql(stage, first, there) == "0", 60, "its slot to be dropped")
+        begun = sql(stage, first, "SELECT pg_walfile_name(pg_current_wal_lsn());")
+        switches = "SELECT pg_switch_wal(); CREATE TABLE filler (); DROP TABLE filler;"
+        for _ in range(segments):
+            sql(stage, first, switches)
+        sql(stage, first, "CHECKPOINT;")
+        gone = f"SELECT count(*) FROM pg_ls_waldir() WHERE name = '{begun}';"
+        wait_for(lambda: sql(stage, first, gone) == "0", 180, "the WAL to be gone", interval=2)
+    finally:
+        stage.lab.boot([standby], answering=False)
+    wait_for(lambda: follows(stage, standby), 300, f"{standby} to follow again", interval=2)
+    whole(stage)
+    test_a_whole_cluster_has_no_trouble(stage)
+
+
+@contextlib.contextmanager
+def small_disk(stage: Stage, name: str) -> Iterator[None]:
+    """A standby has its WAL on a disk of its own meanwhile, as an operator would move it."""
+    machine = stage.lab.machine(name)
+    machine.run(
+        f"systemctl stop patroni && mkdir -p {SMALL} && "
+        f"mount -t tmpfs -o size={SMALL_MIB}m,mode=0700,uid=postgres,gid=postgres wal {SMALL} && "
+        f"cp -a {WAL}/. {SMALL}/ && rm -rf {WAL} && ln -s {SMALL} {WAL} && "
+        f"chown -h postgres: {WAL} && systemctl start patroni",
+        timeout=180,
+    )
+    try:
+        yield
+    finally:
+        machine.run(
+            f"systemctl stop patroni && rm {WAL} && mkdir -m 0700 {WAL} && cp -a {SMALL}/. {WAL}/ "
+            f"&& chown postgres: {WAL} && umount {SMALL} && systemctl start patroni",
+            timeout=180,
+        )
+
+
+def test_a_primary_whose_disk_is_full_is_replaced_and_comes_again(stage: Stage) -> None:
+    before = leader(stage)
+    name = next(name for name in status(stage)["members"] if name != before)
+    machine = stage.lab.machine(name)
+    with small_disk(stage, name):
+        wait_for(lambda: follows(stage, name), 120, f"{name} to follow", interval=1)
+        whole(stage)
+        stage.lab.salt_run("database.switchover", name, timeout=120)
+        whole(stage)
+        with chatting(stage, "disk-full"):
+            machine.run(f"dd if=/dev/zero of={SMALL}/full bs=1M 2>/dev/null; sync", check=False)
+            said = is_said(stage, "MiB are free for the database")
+            assert f"{name}: 0 of {SMALL_MIB} MiB" in said
+            begun = time.monotonic()
+            wait_for(lambda: moved(stage, name), 300, "the WAL to reach the disk's end, and another"
+                     " one to lead")
+            stage.say(f"another one leads {time.monotonic() - begun:.1f} s later")
+        machine.run(["rm", f"{SMALL}/full"])
+        # By itself: Patroni tries again in each of its rounds.
+        wait_for(lambda: follows(stage, name), 180, f"{name} to follow again", interval=1)
+        whole(stage)
+    wait_for(lambda: follows(stage, name), 120, f"{name} to follow", interval=1)
+    test_a_whole_cluster_has_no_trouble(stage)
+
+
+def moved(stage: Stage, name: str) -> bool:
+    """Whether another one leads; until then the primary's WAL grows."""
+    machine = stage.lab.machine(name)
+    machine.run(
+        ["psql", "-X", "-q", "-d", "synapse", "-c", "SELECT pg_switch_wal()"],
+        user="postgres", check=False,
+    )  # fmt: skip
+    return leader(stage) not in ("", name)
