@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.bench import results
 from tests.lab import milestones, witness
 from tests.lab.driver import wait_for
 from tests.lab.stage import Stage
@@ -28,6 +29,10 @@ SMALL = "/mnt/wal"
 SMALL_MIB = 1400
 #: Until a member has stepped down, or another one leads.
 MOVED_SECONDS = 60
+
+HEAD = ["", "acknowledged", "lost", "refused", "worst wait s"]
+#: What is shown after each.
+FIGURES: list[list[str]] = []
 
 
 def problems(stage: Stage) -> str:
@@ -56,10 +61,9 @@ def chatting(stage: Stage, name: str, worst_wait: float | None = None) -> Iterat
     if worst_wait is None:
         wrong = [line for line in wrong if "failed" not in line]
     assert wrong == [], wrong
-    stage.say(
-        f"{name}: {report['acknowledged']} acknowledged, {report['lost']} lost, "
-        f"{report['failed_requests']} refused, worst wait {report['worst_wait_seconds']} s"
-    )
+    keys = ("acknowledged", "lost", "failed_requests", "worst_wait_seconds")
+    FIGURES.append([name, *(str(report[key]) for key in keys)])
+    results.show("trouble", "A cluster in trouble, and people who chat", HEAD, FIGURES)
 
 
 def test_a_whole_cluster_has_no_trouble(stage: Stage) -> None:
