@@ -233,6 +233,19 @@ def run(
         return "" if log else _all(out)
 
 
+def control(at: Mapping[str, Any], words: Sequence[str], seconds: float, what: str) -> None:
+    """pg_ctl, on the data folder of a cluster, as its owner.
+
+    :param at: ``bindir``, ``data`` and ``os_user`` of it.
+    :param words: its options and its mode.
+    :param seconds: the bound.
+    :param what: is going on, for the error.
+    :raises CommandExecutionError: it failed, with what it said.
+    """
+    argv = [f"{at['bindir']}/pg_ctl", "-D", at["data"], *words]
+    run(argv, os_user=at["os_user"], timeout=seconds, what=what)
+
+
 def hold(argv: Sequence[str], os_user: str | None, log: str) -> subprocess.Popen[bytes]:
     """Start a program that waits for a line on its standard input; see :func:`let_go`.
 

@@ -69,9 +69,10 @@ def serving(here: Mapping[str, Any], size: int) -> Iterator[dict[str, Any]]:
         try:
             bound = int(START_SECONDS + seconds(size))
             words = ["-o", options, "-l", log, "-w", "-t", str(bound), "start"]
-            _pg_ctl(here, words, bound + 30, "starting the copy")
+            __salt__["pgcluster.control"](here, words, bound + 30, "starting the copy")
             yield {**here, "socket": socket}
-            _pg_ctl(here, ["-m", "fast", "-w", "-t", "120", "stop"], 150, "stopping the copy")
+            words = ["-m", "fast", "-w", "-t", "120", "stop"]
+            __salt__["pgcluster.control"](here, words, 150, "stopping the copy")
         except CommandExecutionError as problem:
             raise CommandExecutionError(f"{problem} Its log ends with:\n{_end(log)}") from None
         finally:
@@ -91,7 +92,8 @@ def stop(here: Mapping[str, Any]) -> None:
     if __salt__["pgcluster.condition"](here["data"]) == "gone":
         return
     words = ["-m", "immediate", "-w", "-t", str(STOP_SECONDS), "stop"]
-    _pg_ctl(here, words, STOP_SECONDS + 30, f"stopping the server in {here['data']}")
+    what = f"stopping the server in {here['data']}"
+    __salt__["pgcluster.control"](here, words, STOP_SECONDS + 30, what)
 
 
 def reached(there: Mapping[str, Any], size: int) -> dict[str, Any]:
@@ -159,15 +161,6 @@ def promote(there: Mapping[str, Any], database: str) -> dict[str, Any]:
         inside, f"SELECT to_json(count(*)) FROM {USED_UP};\nTRUNCATE {USED_UP};", what=USED_UP
     )[0]
     return {"one_time_keys": dropped}
-
-
-def _pg_ctl(here: Mapping[str, Any], words: list[str], seconds: float, what: str) -> None:
-    __salt__["pgcluster.run"](
-        [f"{here['bindir']}/pg_ctl", "-D", here["data"], *words],
-        os_user=here["os_user"],
-        timeout=seconds,
-        what=what,
-    )
 
 
 def _end(log: str) -> str:

@@ -158,7 +158,7 @@ def durable(at: Mapping[str, Any], on: bool = True) -> None:
     with open(path, "a", encoding="utf-8") as file:
         value = "on" if on else "off"
         file.write(f"fsync = {value}\nfull_page_writes = {value}\nautovacuum = {value}\n")
-    _pg_ctl(at, ["reload"], 30, "reloading the scratch server")
+    __salt__["pgcluster.control"](at, ["reload"], 30, "reloading the scratch server")
 
 
 def sweep(directory: str, cluster: Mapping[str, Any]) -> bool:
@@ -172,8 +172,9 @@ def sweep(directory: str, cluster: Mapping[str, Any]) -> bool:
         return False
     at = {**cluster, "data": f"{scratch}/data"}
     if __salt__["pgcluster.condition"](at["data"]) != "gone":
+        words = ["-m", "immediate", "-w", "-t", "60", "stop"]
         with contextlib.suppress(CommandExecutionError):
-            _pg_ctl(at, ["-m", "immediate", "-w", "-t", "60", "stop"], 90, "stopping the scratch")
+            __salt__["pgcluster.control"](at, words, 90, "stopping the scratch")
     shutil.rmtree(scratch, ignore_errors=True)
     if known and os.path.basename(known["socket"]).startswith("saltworks-pg-"):
         shutil.rmtree(known["socket"], ignore_errors=True)
@@ -245,7 +246,8 @@ def _start(at: Mapping[str, Any], scratch: str, point: str, bound: float) -> Non
     log = f"{scratch}/log"
     what = f"recovery to {point}"
     try:
-        _pg_ctl(at, ["-l", log, "-w", "-t", str(int(bound)), "start"], bound + 30, what)
+        words = ["-l", log, "-w", "-t", str(int(bound)), "start"]
+        __salt__["pgcluster.control"](at, words, bound + 30, what)
         # pg_ctl is content with a server that still recovers.
         state = __salt__["pgcluster.wait_until"](
             lambda: _ended(at["data"]),
@@ -268,12 +270,3 @@ def _start(at: Mapping[str, Any], scratch: str, point: str, bound: float) -> Non
 def _ended(data: str) -> str:
     state = str(__salt__["pgcluster.condition"](data))
     return state if state in ("ready", "gone") else ""
-
-
-def _pg_ctl(at: Mapping[str, Any], argv: list[str], timeout: float, what: str) -> None:
-    __salt__["pgcluster.run"](
-        [f"{at['bindir']}/pg_ctl", "-D", at["data"], *argv],
-        os_user=at["os_user"],
-        timeout=timeout,
-        what=what,
-    )

@@ -116,12 +116,7 @@ def start(at: Mapping[str, Any], seconds: float) -> None:
         __salt__["pgcluster.run"](["systemctl", "start", at["unit"]], timeout=seconds, what=what)
     else:
         log, config = f"{at['socket']}/log", f"-c config_file={at['config']}/postgresql.conf"
-        __salt__["pgcluster.run"](
-            [f"{at['bindir']}/pg_ctl", "-D", at["data"], "-l", log, "-o", config, "-w", "start"],
-            os_user=at["os_user"],
-            timeout=seconds,
-            what=what,
-        )
+        __salt__["pgcluster.control"](at, ["-l", log, "-o", config, "-w", "start"], seconds, what)
     __salt__["pgcluster.wait_until"](
         lambda: __salt__["pgcluster.condition"](at["data"]) in ("ready", "standby"),
         seconds,
@@ -142,12 +137,8 @@ def stop(at: Mapping[str, Any], mode: str, seconds: float) -> None:
         return
     # Not by systemd, which would wait for an hour: what it is told must come true or fail.
     how = ["-m", mode, "-w", "-t", str(int(seconds)), "stop"]
-    __salt__["pgcluster.run"](
-        [f"{at['bindir']}/pg_ctl", "-D", at["data"], *how],
-        os_user=at["os_user"],
-        timeout=seconds + 5,
-        what=f"stopping PostgreSQL in {at['data']}",
-    )
+    what = f"stopping PostgreSQL in {at['data']}"
+    __salt__["pgcluster.control"](at, how, seconds + 5, what)
     if "unit" in at:
         __salt__["pgcluster.wait_until"](
             lambda: not __salt__["service.status"](at["unit"]),

@@ -34,17 +34,6 @@ def restored(name: str, machine: str = "") -> dict[str, Any]:
     return _did(name, *steps.run(__salt__, "backup.restore", target=name, machine=machine))
 
 
-def verified(name: str) -> dict[str, Any]:
-    """The newest backup was restored and compared.
-
-    :param name: the machine on which; empty for a standby's.
-    """
-    if __opts__["test"]:
-        return steps.ret(name, None, "the newest backup would be restored and compared")
-    answer, failed = steps.run(__salt__, "backup.verify", machine=name)
-    return steps.ret(name, not failed, str(answer))
-
-
 def _did(name: str, answer: Any, failed: bool) -> dict[str, Any]:
     if failed:
         return steps.ret(name, False, str(answer))

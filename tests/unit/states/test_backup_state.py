@@ -85,7 +85,6 @@ def test_a_restore_is_planned_by_what_only_reads() -> None:
     state, asked = steps({"said": "from b1", "changes": {}}, test=True)
     assert state.covered("T")["result"] is True
     assert state.restored("T")["result"] is None
-    assert state.verified("")["result"] is None
     assert asked == [("backup.covered", {"target": "T", "machine": ""})]
 
 
@@ -99,4 +98,3 @@ def test_what_was_done_is_a_change() -> None:
     state, asked = steps({"said": "restored", "changes": {"database": {"kept": "/k"}}})
     assert state.restored("T")["changes"] == {"database": {"kept": "/k"}}
     assert asked == [("backup.restore", {"target": "T", "machine": ""})]
-    assert state.verified("standby")["result"] is True
