@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
+from saltworks import modules
 
 from tests.checker.checker import Places
 from tests.lab.driver import PROJECT
@@ -23,6 +24,9 @@ from tests.synapse_packages import PSYCOPG2
 SECONDS = 90
 MODULE = "synapse_standby_reads.StandbyReads"
 NAIVE = "tests.process.naive.NaiveStandbyReads"
+PLUGINS = PROJECT / "formulas/synapse/files/plugins"
+#: As every process of ours has it.
+PATIENCE = [{"module": modules.PATIENCE, "config": {}}]
 
 QUICK = {"per_second": 100000, "burst_count": 100000}
 SETTINGS = {
@@ -38,7 +42,7 @@ SETTINGS = {
     "presence": {"enabled": False},
 }
 LOG = {
-    "version": 1,
+    "version": 1, "disable_existing_loggers": False,
     "formatters": {"plain": {"format": "%(asctime)s %(name)s %(levelname)s %(message)s"}},
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "plain"}},
     "root": {"level": "INFO", "handlers": ["console"]},
@@ -51,7 +55,8 @@ WORKERS = ("reader-1", "reader-2")
 class Homeserver:
     """:param servers: of which all are named in its ``database.args``.
     :param ports: of each process: client, replication, metrics.
-    :ivar module: that the readers have."""
+    :ivar module: that the readers have.
+    :ivar modules: that all of them have."""
 
     folder: Path
     release: Path
@@ -60,6 +65,7 @@ class Homeserver:
     ports: dict[str, tuple[int, int, int]]
     running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     module: str = ""
+    modules: list[dict[str, Any]] = field(default_factory=lambda: list(PATIENCE))
 
     def url(self, name: str) -> str:
         return f"http://127.0.0.1:{self.ports[name][0]}"
@@ -80,6 +86,7 @@ class Homeserver:
             "signing_key_path": f"{self.folder}/signing.key",
             "log_config": f"{self.folder}/log.yaml",
             "listeners": listeners(self.ports["main"]),
+            "modules": self.modules,
             "instance_map": {name: {"host": "127.0.0.1", "port": self.ports[name][1]}
                              for name in ("main", "persister")},
         }
@@ -100,7 +107,7 @@ class Homeserver:
                 "worker_log_config": f"{self.folder}/log.yaml",
             }
             if module:
-                own["modules"] = [{"module": module, "config": config}]
+                own["modules"] = [*self.modules, {"module": module, "config": config}]
             (self.folder / f"{name}.yaml").write_text(yaml.safe_dump(own))
             files.append(name)
         app = "homeserver" if name == "main" else "generic_worker"
@@ -110,7 +117,7 @@ class Homeserver:
                 [str(self.release / "bin/python"), "-m", f"synapse.app.{app}", *words],
                 cwd=self.folder, stdout=log, stderr=log,
                 env={"PATH": os.environ["PATH"],
-                     "PYTHONPATH": f"{self.folder}/lib:{PROJECT}/src:{PROJECT}"},
+                     "PYTHONPATH": f"{self.folder}/lib:{PROJECT}/src:{PROJECT}:{PLUGINS}"},
             )
 
     def answers(self, *names: str) -> None:

@@ -99,9 +99,8 @@ def test_nobody_s_token_has_no_owner(url: str, token: str) -> None:
     assert content["errcode"] in ("M_MISSING_TOKEN", "M_UNKNOWN_TOKEN")
 
 
-def test_the_plugin_is_locked_by_its_hash() -> None:
-
-
-    path = PROJECT / "formulas" / modules.OWNER_PACKAGE["source"].removeprefix("salt://")
+@pytest.mark.parametrize("package", [modules.OWNER_PACKAGE, modules.PATIENCE_PACKAGE])
+def test_a_plugin_is_locked_by_its_hash(package: dict[str, str]) -> None:
+    path = PROJECT / "formulas" / package["source"].removeprefix("salt://")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    assert modules.OWNER_PACKAGE["source_hash"] == f"sha256={digest}"
+    assert package["source_hash"] == f"sha256={digest}"

@@ -58,7 +58,8 @@ def test_main_is_told_in_the_window_and_has_all_that_it_needs_before() -> None:
     assert upcoming["redis"]["password"] == "<redis_password>"
     assert upcoming["worker_replication_secret"] == "<worker_replication_secret>"
     assert [row["port"] for row in upcoming["listeners"]] == [8008, 8009, 9093]
-    assert {"module": "saltworks_owner.Owner", "config": {}} in upcoming["modules"]
+    for name in ("saltworks_owner.Owner", "saltworks_patience.Patience"):
+        assert {"module": name, "config": {}} in upcoming["modules"]
     assert formula["certificates"]["saltworks"] == "<pki_authority>"
     # What it runs with afterwards is just that: its next state run restarts nothing.
     after = slice_of("synapse", MOVED)["synapse"]

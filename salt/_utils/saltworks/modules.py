@@ -27,6 +27,13 @@ OWNER_PACKAGE = {
     "source_hash": "sha256=a7608b34bf3b9edef8301f4f29eafb452ca90458137f0381801ae4efeb10c1a2",
 }
 
+#: Waits for a database whose primary changes.
+PATIENCE = "saltworks_patience.Patience"
+PATIENCE_PACKAGE = {
+    "source": "salt://synapse/files/plugins/saltworks_patience.py",
+    "source_hash": "sha256=ec53b1e48374e980a7363d51b5453b53b7de717d6b2164320cd99fa635a04682",
+}
+
 #: Reads from standbys of the database; a package of its own (``src``).
 STANDBY_READS = "synapse_standby_reads.StandbyReads"
 
@@ -60,7 +67,7 @@ def beside_workers(redis: str) -> list[dict[str, Any]]:
 
     :param redis: the machine through which processes hear of each other; empty: there is one.
     """
-    return [{"module": OWNER, "config": {}}] if redis else []
+    return [{"module": name, "config": {}} for name in (OWNER, PATIENCE)] if redis else []
 
 
 def standby_reads(standbys_file: str) -> dict[str, Any]:
@@ -94,7 +101,8 @@ def plugins(cmap: Map) -> dict[str, dict[str, str]]:
     }
     if any(row["module"] == LDAP for row in cmap["synapse"].get("modules", [])):
         found[BOUNDED_LDAP.partition(".")[0]] = dict(BOUNDED_LDAP_PACKAGE)
-    found[OWNER.partition(".")[0]] = dict(OWNER_PACKAGE)
+    for name, package in ((OWNER, OWNER_PACKAGE), (PATIENCE, PATIENCE_PACKAGE)):
+        found[name.partition(".")[0]] = dict(package)
     return found
 
 

@@ -1,0 +1,153 @@
+"""Synapse waits for a database whose primary changes, instead of answering each request with 500.
+
+As it comes, each of its pooled connections to a primary that is gone answers one request with an
+error, and so does each request while there is no primary. With this module
+
+- an idle connection that the server has ended is replaced before it is used;
+- a transaction that was cut off before its COMMIT was sent is run again: nothing of it was done.
+  One whose COMMIT got no answer may have been done, and fails as ever. What runs without a
+  transaction is run again too, as Synapse says it may be (``runInteraction``, ``db_autocommit``);
+- a new connection is tried for as long as a failover takes.
+
+All of it happens in the threads of Synapse's database pool, which have nothing else to do then.
+"""
+
+from __future__ import annotations
+
+import logging
+import select
+import time
+from collections.abc import Callable
+from typing import Any
+
+from synapse.module_api import ModuleApi
+from synapse.storage.database import DatabasePool, LoggingDatabaseConnection
+from synapse.storage.engines import PostgresEngine
+from twisted.enterprise.adbapi import ConnectionLost
+
+#: How long a new connection is tried for, in seconds: a dead primary is replaced within 20.
+WAIT_SECONDS = 20.0
+#: Between two tries.
+PAUSE_SECONDS = 0.1
+#: How often one transaction is run again: a switchover cuts it off once.
+TRIES = 3
+
+Callbacks = list[Any]
+
+
+class Patience:
+    """The module; it has no configuration."""
+
+    def __init__(self, config: dict[str, Any], api: ModuleApi) -> None:
+        for database in api._hs.get_datastores().databases:
+            if isinstance(database.engine, PostgresEngine):
+                PatientPool(database).start()
+
+    @staticmethod
+    def parse_config(config: dict[str, Any]) -> dict[str, Any]:
+        return config
+
+
+class PatientPool:
+    """Of one database of Synapse's.
+
+    :param database: whose connections are looked after.
+    :param seconds: see :data:`WAIT_SECONDS`.
+    """
+
+    def __init__(self, database: DatabasePool, seconds: float = WAIT_SECONDS) -> None:
+        self._database = database
+        self._seconds = seconds
+        self._pool = database._db_pool
+        self._connect = self._pool.connect
+        self._closed = database.engine.is_connection_closed
+        self._set_autocommit = database.engine.attempt_to_set_autocommit
+        self._transaction = database.new_transaction
+        # Only now: Synapse may silence the loggers that were there when it set up its log.
+        self._logger = logging.getLogger(__name__)
+
+    def start(self) -> None:
+        """Begin to wait."""
+        self._pool.connect = self.connect
+        engine: Any = self._database.engine
+        engine.is_connection_closed = self.is_closed
+        engine.attempt_to_set_autocommit = self.set_autocommit
+        self._database.new_transaction = self.new_transaction
+
+    def connect(self) -> Any:
+        """A connection of this thread's, as soon as there is a primary.
+
+        :raises OperationalError: there was none in time; the last try's.
+        """
+        end = time.monotonic() + self._seconds
+        while True:
+            try:
+                return self._connect()
+            except self._database.engine.module.OperationalError as error:
+                if time.monotonic() > end:
+                    raise
+                self._logger.info("waiting for the database: %s", " ".join(str(error).split()))
+                time.sleep(PAUSE_SECONDS)
+
+    def is_closed(self, conn: Any) -> bool:
+        """Whether a connection that nobody uses has ended, at this end or at the server's."""
+        return self._closed(conn) or has_ended(conn)
+
+    def set_autocommit(self, conn: Any, autocommit: bool) -> None:
+        """psycopg2 asks the server, which may have ended the connection just now."""
+        try:
+            self._set_autocommit(conn, autocommit)
+        except self._database.engine.module.OperationalError:
+            conn.reconnect()
+            self._set_autocommit(conn, autocommit)
+
+    def new_transaction(
+        self,
+        conn: LoggingDatabaseConnection,
+        desc: str,
+        after_callbacks: Callbacks,
+        async_after_callbacks: Callbacks,
+        exception_callbacks: Callbacks,
+        func: Callable[..., Any],
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        """In the place of Synapse's own, with its contract."""
+        lists = (after_callbacks, async_after_callbacks, exception_callbacks)
+        lengths = [len(callbacks) for callbacks in lists]
+        autocommit, level = conn.autocommit, conn.isolation_level
+        left = TRIES
+        while True:
+            done = False
+
+            def noted(txn: Any, *args: Any, **kwargs: Any) -> Any:
+                nonlocal done
+                # Synapse itself runs it again, for a deadlock.
+                done = False
+                result = func(txn, *args, **kwargs)
+                done = True
+                return result
+
+            try:
+                return self._transaction(conn, desc, *lists, noted, *args, **kwargs)
+            except ConnectionLost:
+                left -= 1
+                # Once it is done what is left is its COMMIT.
+                if (done and not autocommit) or not left:
+                    raise
+                self._logger.info("running %s again: it was cut off", desc)
+            for callbacks, length in zip(lists, lengths, strict=True):
+                del callbacks[length:]
+            # Twisted has forgotten the old one already.
+            conn.conn._connection = self._pool.connect()
+            conn.conn.set_session(isolation_level=level, autocommit=autocommit)
+
+
+def has_ended(conn: Any) -> bool:
+    """Whether there is something to be read on a connection that nobody has asked anything.
+
+    That is its end; or a notice of the server's, for which a new connection is a small price.
+    """
+    poll = select.poll()
+    poll.register(conn.fileno(), select.POLLIN)
+    return bool(poll.poll(0))

@@ -1,0 +1,174 @@
+"""The plugin saltworks_patience on Synapse's own classes, Twisted's pool and PostgreSQL."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests import synapse_packages
+from tests.lab.driver import PROJECT
+from tests.process.standby_servers import Servers, servers
+
+ME = "SELECT pg_backend_pid()"
+
+
+class Site:
+    """A pool of Synapse's, asked in this thread as ``DatabasePool.runWithConnection`` does it."""
+
+    def __init__(self, on: Servers, patient: bool = True, seconds: float = 20) -> None:
+        from synapse.storage.database import make_pool
+        from twisted.internet import reactor
+
+        from tests.process.standby_site import pool
+
+        self.on = on
+        args = on.args(0)
+        self.database = pool(args)
+        settings = SimpleNamespace(name="master", config={"name": "psycopg2", "args": args})
+        self.database._db_pool = make_pool(
+            reactor=reactor, db_config=settings, engine=self.database.engine,
+            server_name="lale.test",
+        )
+        if patient:
+            from saltworks_patience import PatientPool
+
+            PatientPool(self.database, seconds).start()
+        self.after: list[Any] = []
+
+    def run(self, func: Callable[..., Any], autocommit: bool = False) -> Any:
+        """An interaction."""
+        from synapse.storage.database import LoggingDatabaseConnection
+
+        engine = self.database.engine
+        after: list[Any] = []
+
+        def inner(conn: Any) -> Any:
+            if engine.is_connection_closed(conn):
+                conn.reconnect()
+            try:
+                if autocommit:
+                    engine.attempt_to_set_autocommit(conn, True)
+                wrapped = LoggingDatabaseConnection(
+                    conn=conn, engine=engine, default_txn_name="x", server_name="lale.test")
+                return self.database.new_transaction(wrapped, "test", after, [], [], func)
+            finally:
+                if autocommit:
+                    engine.attempt_to_set_autocommit(conn, False)
+
+        result = self.database._db_pool._runWithConnection(inner)
+        self.after += after
+        return result
+
+    def me(self, txn: Any) -> int:
+        txn.execute(ME)
+        return int(txn.fetchone()[0])
+
+    def end(self, backend: int) -> None:
+        """The server ends a session, as a primary does that gives up."""
+        self.on.sql(f"SELECT pg_terminate_backend({backend}, 5000)", database="postgres")
+
+
+@pytest.fixture(scope="module")
+def on(synapse_release: Path) -> Iterator[Servers]:
+    synapse_packages.add_synapse(synapse_release)
+    sys.path.append(str(PROJECT / "formulas/synapse/files/plugins"))
+    with servers(0) as made:
+        made.sql("SET ROLE synapse; CREATE TABLE t (n integer);")
+        yield made
+
+
+def cut_once(site: Site, write: str = "INSERT INTO t VALUES (1)") -> Callable[[Any], int]:
+    """An interaction that loses its connection in the middle, the first time."""
+    runs = 0
+
+    def func(txn: Any) -> int:
+        nonlocal runs
+        runs += 1
+        txn.call_after(lambda: None)
+        txn.execute(write)
+        if runs == 1:
+            site.end(site.me(txn))
+        txn.execute("SELECT 1")
+        return runs
+
+    return func
+
+
+def rows(on: Servers) -> int:
+    return int(on.sql("SELECT count(*) FROM t"))
+
+
+def test_without_it_a_request_fails_for_each_connection_that_has_ended(on: Servers) -> None:
+    site = Site(on, patient=False)
+    site.end(site.run(site.me))
+    with pytest.raises(Exception, match=r"closed|terminat|wrong|^$"):
+        site.run(site.me)
+    assert site.run(site.me)
+
+
+@pytest.mark.parametrize("autocommit", [False, True])
+def test_an_idle_connection_that_has_ended_is_replaced(on: Servers, autocommit: bool) -> None:
+    site = Site(on)
+    before = site.run(site.me, autocommit)
+    assert site.run(site.me, autocommit) == before
+    site.end(before)
+    assert site.run(site.me, autocommit) != before
+
+
+def test_what_is_cut_off_runs_again_as_if_it_had_never_run(on: Servers) -> None:
+    site, before = Site(on), rows(on)
+    assert site.run(cut_once(site)) == 2
+    assert rows(on) == before + 1
+    assert len(site.after) == 1, "what comes after it is done once"
+    # The new connection is as Synapse makes it.
+    def level(txn: Any) -> str:
+        txn.execute("SHOW transaction_isolation")
+        return str(txn.fetchone()[0])
+
+    assert site.run(level) == "repeatable read"
+    assert site.run(cut_once(site, "SELECT 1"), autocommit=True) == 2
+    assert site.run(level) == "repeatable read"
+
+
+def test_a_commit_without_an_answer_is_not_repeated(on: Servers) -> None:
+    site, runs = Site(on), []
+
+    def func(txn: Any) -> None:
+        runs.append(1)
+        txn.execute("INSERT INTO t VALUES (2)")
+        site.end(site.me(txn))
+
+    with pytest.raises(Exception, match=r"ConnectionLost|closed|^$"):
+        site.run(func)
+    assert runs == [1]
+    assert site.run(site.me)
+
+
+def test_it_waits_for_a_primary_and_not_for_ever(on: Servers) -> None:
+    site = Site(on, seconds=1)
+    site.run(site.me)
+    on.control(0, "-m", "fast", "stop")
+    begun = time.monotonic()
+    try:
+        with pytest.raises(site.database.engine.module.OperationalError, match=r"refused|No such"):
+            site.run(site.me)
+    finally:
+        back = threading.Timer(1, on.start, [0])
+        back.start()
+    assert 1 <= time.monotonic() - begun < 15
+    assert Site(on).run(site.me)
+    back.join()
+
+
+def test_other_errors_are_as_ever(on: Servers) -> None:
+    site = Site(on)
+    with pytest.raises(site.database.engine.module.ProgrammingError):
+        site.run(lambda txn: txn.execute("SELECT nothing FROM nowhere"))
+    assert site.run(site.me)
