@@ -186,15 +186,15 @@ def led(minion: str) -> dict[str, Any]:
 
 @refusing
 def admit(minion: str) -> dict[str, Any]:
-    """The cluster's other machines, and etcd's, let a new one in; the primary has to.
+    """The cluster's other machines, etcd's and the store let a new one in; the primary has to.
 
     :raises MachineError: the primary's state run failed.
     """
     house, machines = movement.mine(Tree.of(__opts__), "join"), Machines(__opts__)
     cmap = movement.map_of(house)
     placement = house.placement(cmap)
-    watchers = cluster.watchers(cmap)
-    others = [*watchers, *(name for name in cluster.serving(placement) if name != minion)]
+    gates = cluster.gates(cmap, placement)
+    others = [*gates, *(name for name in cluster.serving(placement) if name != minion)]
     first = cluster.leader(_status(machines, placement)[1])
     answers = machines.calls(others, "state.sls", ROLE_SLS, bound=APPLY_SECONDS, queue=QUEUE)
     wrong = {name: str(row) for name, row in answers.items() if isinstance(row, MachineError)}
@@ -283,13 +283,14 @@ def lose(minion: str) -> dict[str, Any]:
 
 @refusing
 def shut_out(minion: str) -> dict[str, Any]:
-    """Neither etcd nor the cluster's other machines let one in that is gone.
+    """Neither etcd, the store nor the cluster's other machines let one in that is gone.
 
     It may boot again with all that it had.
     """
     house, machines = movement.mine(Tree.of(__opts__), "leave"), Machines(__opts__)
     cmap = movement.map_of(house)
-    others = [*cluster.watchers(cmap), *cluster.running(house.placement(cmap))]
+    placement = house.placement(cmap)
+    others = [*cluster.gates(cmap, placement), *cluster.running(placement)]
     changed = _applied(machines, others, ROLE_SLS, "leave")
     return {"said": f"{', '.join(others)} let {minion} in no more", "changes": changed}
 

@@ -162,7 +162,7 @@ def site(renderer: trees.Renderer, **stated: Any) -> Iterator[Site]:
     for name, text in {"tls.crt": crt, "tls.key": key, "authority.pem": authority}.items():
         (top / name).write_text(text)
     conf = top / "pgbackrest.conf"
-    values = backups.archive_settings()
+    values = backups.archive_settings("localhost", port)
     archive = "".join(
         f"{key} = '{value.replace('pgbackrest', f'pgbackrest --config={conf}', 1)}'\n"
         for key, value in values.items()

@@ -90,7 +90,7 @@ def site_of(renderer: trees.Renderer, machine: Machine, top: Path) -> Site:
     conf = top / "pgbackrest.conf"
     machine.pillar["postgres"]["archive"] = {
         name: value.replace("pgbackrest", f"pgbackrest --config={conf}", 1)
-        for name, value in backups.archive_settings().items()
+        for name, value in backups.archive_settings("localhost", port).items()
     }
     site = Site(top, machine.at, machine.salt, port)
     go_back = machine.salt["patroni_machine.go_back"]

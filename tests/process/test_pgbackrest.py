@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -201,6 +203,22 @@ def test_without_the_store_the_server_serves_and_catches_up(renderer: trees.Rend
             site.note("four")
             site.restore(target)
             assert site.notes() == ["one", "three", "two"]
+
+
+def test_a_store_that_is_away_or_mute_does_not_hold_up_who_recovers(
+    renderer: trees.Renderer,
+) -> None:
+    """A standby that is promoted waits for its restore_command twice, or more."""
+    with backup_site.site(renderer) as site:
+        command = site.psql("SHOW restore_command;").replace("%f", "00000002.history")
+        words = ["sh", "-c", command.replace("%p", f"{site.top}/got")]
+        begun = time.monotonic()
+        assert 0 < subprocess.run(words, check=False, timeout=60).returncode <= 125
+        assert time.monotonic() - begun < 3
+        with socket.create_server(("127.0.0.1", site.port)):
+            begun = time.monotonic()
+            assert 0 < subprocess.run(words, check=False, timeout=60).returncode <= 125
+            assert time.monotonic() - begun < 3 + backups.FETCH_SECONDS
 
 
 @pytest.mark.soak

@@ -197,6 +197,10 @@ def test_the_pillar_says_all_and_what_the_map_states() -> None:
     row = backups.pgbackrest_pillar(**given, unit="patroni", stated={"keep_full": 4})
     assert (row["keep_full"], row["unit"]) == (4, "patroni")
     assert row["store"]["endpoint"] == "storage:9000"
-    settings = backups.archive_settings(row["stanza"])
+    settings = backups.archive_settings("storage", 9000, row["stanza"])
     assert settings["archive_mode"] == "on"
     assert settings["archive_command"] == "pgbackrest --stanza=synapse archive-push %p"
+    assert settings["restore_command"] == (
+        'timeout 1 bash -c "</dev/tcp/storage/9000" && '
+        'timeout 10 pgbackrest --stanza=synapse archive-get %f "%p"'
+    )

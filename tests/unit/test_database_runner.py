@@ -19,6 +19,7 @@ from tests.unit.modules.minion_modules import load
 
 TWO: tuple[registry.State, ...] = ("ready", "ready")
 FINDS = "base,synapse.databases"
+GATES = ("dcs-1", "dcs-2", "dcs-3", "storage")
 
 
 class House(worker_house.House):
@@ -103,7 +104,7 @@ def test_a_machine_that_is_no_database_is_not_the_first(tmp_path: Path) -> None:
 
 def test_a_standby_is_admitted_streams_and_is_then_known(tmp_path: Path) -> None:
     house = House(tmp_path, "ready", "joining").own()
-    assert house.module.admit("database-2")["said"] == "dcs-1, dcs-2, dcs-3, database admit it"
+    assert house.module.admit("database-2")["said"] == f"{', '.join(GATES)}, database admit it"
     assert "streams, after 3.5 s" in house.module.stream("database-2")["said"]
     assert house.state("database-2") == "joining"
     done = house.module.register("database-2")
@@ -112,7 +113,7 @@ def test_a_standby_is_admitted_streams_and_is_then_known(tmp_path: Path) -> None
     assert "synapse, sync-1 know it" in done["said"]
     told = [row for row in house.calls if row[1] == "state.sls"]
     assert told == [
-        *((name, "state.sls", "roles") for name in ("dcs-1", "dcs-2", "dcs-3", "database")),
+        *((name, "state.sls", "roles") for name in (*GATES, "database")),
         ("synapse", "state.sls", FINDS), ("sync-1", "state.sls", FINDS),
         ("database-2", "state.sls", "roles"),
     ]  # fmt: skip
@@ -133,7 +134,7 @@ def test_a_dead_standby_is_in_nobody_s_way_and_a_dead_primary_is(tmp_path: Path)
     house.add(third)
     house.silent = {"database-2"}
     said = house.module.admit("database-3")["said"]
-    assert said.startswith("dcs-1, dcs-2, dcs-3, database admit it; database-2 did not answer")
+    assert said.startswith(f"{', '.join(GATES)}, database admit it; database-2 did not answer")
     house.silent, house.leader = {"database"}, "database"
     assert "database did not answer" in house.module.admit("database-3")["data"]
     house.silent, house.leader = set(), ""
@@ -172,7 +173,7 @@ def test_a_machine_that_was_coming_and_is_away_is_gone(tmp_path: Path) -> None:
     }
     house.own().calls.clear()
     assert house.module.shut_out("database-2")["changes"]
-    assert house.asked("state.sls", "roles") == ["dcs-1", "dcs-2", "dcs-3", "database"]
+    assert house.asked("state.sls", "roles") == [*GATES, "database"]
 
 
 def test_switchover_and_reinit_refuse_what_cannot_be(tmp_path: Path) -> None:

@@ -135,6 +135,15 @@ def test_the_store_lets_the_databases_in_once_they_are_a_cluster() -> None:
         assert ("198.18.0.17" in found["firewall"]["ports"][9000]) is there
 
 
+def test_the_store_and_etcd_let_in_who_joins_and_nobody_who_is_gone() -> None:
+    for states, there in ((("ready", "joining"), True), (("ready", "gone"), False)):
+        placed = clustered("cluster there", *databases(*states))
+        assert cluster.gates(DATABASE_MAP, placed) == ["dcs-1", "dcs-2", "dcs-3", "storage"]
+        for name, port in (("storage", 9000), ("dcs-1", 2379)):
+            found = slice_of(name, placed)["firewall"]["ports"][port]
+            assert ("198.18.0.17" in found) is there, name
+
+
 def test_libpq_finds_the_ready_ones_and_the_primary_by_itself() -> None:
     placed = clustered("cluster there", *databases("ready", "joining"))
     assert cluster.service(placed)["synapse"]["host"] == "database"

@@ -25,6 +25,9 @@ STANZA = "synapse"
 #: the most of what the store has.
 ARCHIVE_SECONDS = 60
 
+#: How long a connection to the store, and one segment out of it, may take where a server recovers.
+CONNECT_SECONDS, FETCH_SECONDS = 1, 10
+
 #: In place of a time: all there is in the store, when the server itself is lost.
 LATEST = "latest"
 
@@ -56,17 +59,25 @@ class Span:
         return f"{stamp(self.since)} to {stamp(self.until)}"
 
 
-def archive_settings(stanza: str = STANZA) -> dict[str, str]:
+def archive_settings(host: str, port: int, stanza: str = STANZA) -> dict[str, str]:
     """PostgreSQL's settings of a cluster whose WAL is archived, for its own or Patroni's file.
 
+    A standby that is promoted asks for WAL twice or more, and waits for the answers: a store that
+    is away must not hold up a failover, and pgBackRest tries for minutes. A code up to 125 says
+    that there is none (PostgreSQL: ``restore_command``).
+
     ``archive_mode`` takes a restart, and is on from the beginning; the others a reload.
+
+    :param host: of the store.
+    :param port: of the store.
     """
     program = f"pgbackrest --stanza={stanza}"
+    there = f'timeout {CONNECT_SECONDS} bash -c "</dev/tcp/{host}/{port}"'
     return {
         "archive_mode": "on",
         "archive_command": f"{program} archive-push %p",
         "archive_timeout": f"{ARCHIVE_SECONDS}s",
-        "restore_command": f'{program} archive-get %f "%p"',
+        "restore_command": f'{there} && timeout {FETCH_SECONDS} {program} archive-get %f "%p"',
     }
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from . import clustermap, modules
 from .clustermap import Map
+from .membership import DATABASE
 from .registry import Member
 
 #: Ports of the managed Synapse: all requests, and the long polls apart, so that
@@ -263,6 +264,19 @@ def worker_sources(cmap: Map, placement: Placement) -> list[str]:
         return []
     declared = [clustermap.address(cmap, name) for name in clustermap.machines_of(cmap, "worker")]
     return [*declared, *cmap.get("worker_networks", [])]
+
+
+def database_sources(cmap: Map, placement: Placement) -> list[str]:
+    """Addresses of the cluster's machines: on which PostgreSQL runs, or is about to.
+
+    As registered, not as declared: one that is gone and boots again must reach nobody, or it might
+    lead with what it had when it went.
+    """
+    return [
+        row.address or clustermap.address(cmap, row.minion)
+        for row in sorted(placement.members, key=lambda row: row.minion)
+        if row.kind == DATABASE and row.state != "gone"
+    ]
 
 
 def dsn_host(database: Mapping[str, Any]) -> str:

@@ -143,6 +143,23 @@ def test_a_standby_that_was_away_for_long_gets_its_wal_from_the_backups(stage: S
     test_a_whole_cluster_has_no_trouble(stage)
 
 
+def test_a_failover_does_not_wait_for_a_store_that_is_away(stage: Stage) -> None:
+    """Who is promoted asks the backups for WAL; nobody answers behind a cut cable."""
+    store, before = stage.lab.machine("storage"), leader(stage)
+    store.cut()
+    try:
+        with chatting(stage, "store-away"):
+            stage.lab.machine(before).kill()
+            begun = time.monotonic()
+            wait_for(lambda: leader(stage) not in ("", before), 40, "another one to lead")
+            stage.say(f"another one leads after {time.monotonic() - begun:.1f} s")
+    finally:
+        store.mend()
+        stage.lab.boot([before], answering=False)
+    whole(stage)
+    test_a_whole_cluster_has_no_trouble(stage)
+
+
 @contextlib.contextmanager
 def small_disk(stage: Stage, name: str) -> Iterator[None]:
     """A standby has its WAL on a disk of its own meanwhile, as an operator would move it."""

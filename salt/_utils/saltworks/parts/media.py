@@ -13,7 +13,16 @@ from .. import clustermap
 from ..clustermap import Map
 from ..errors import Problem
 from ..meeting import Check
-from ..plan import AUTHORITY, AUTHORITY_FILE, MEDIA_DIR, USER, Placement, Secrets, worker_sources
+from ..plan import (
+    AUTHORITY,
+    AUTHORITY_FILE,
+    MEDIA_DIR,
+    USER,
+    Placement,
+    Secrets,
+    database_sources,
+    worker_sources,
+)
 from .model import Ask, Steps
 
 NAME = "media"
@@ -81,7 +90,7 @@ def machine(cmap: Map, placement: Placement, minion: str, secret: Secrets) -> di
     """See :class:`saltworks.parts.Part`."""
     if minion not in (placement.media, placement.upcoming.get(NAME)):
         return {"states": ["base", "storage.absent", "firewall.absent"]}
-    databases = clustermap.machines_of(cmap, "database") if placement.clustered else []
+    databases = database_sources(cmap, placement) if placement.clustered else []
     return {
         # The firewall first: from its first moment the store listens to nobody else.
         "states": ["base", "firewall", "storage"],
@@ -90,7 +99,7 @@ def machine(cmap: Map, placement: Placement, minion: str, secret: Secrets) -> di
                 PORT: [
                     clustermap.address(cmap, placement.synapse),
                     *worker_sources(cmap, placement),
-                    *(clustermap.address(cmap, name) for name in databases),
+                    *databases,
                 ]
             }
         },

@@ -15,7 +15,8 @@ from ...clustermap import Map
 from ...errors import Problem
 from ...meeting import Check
 from ...membership import DATABASE
-from ...plan import DATABASE_SERVICE, Placement, Secrets, worker_sources
+from ...plan import DATABASE_SERVICE, Placement, Secrets, database_sources, worker_sources
+from .. import media
 from ..model import Ask, errors
 from . import backup
 from .common import CLUSTER, NAME, PORT, database, is_there, network, replication
@@ -126,7 +127,7 @@ def machine(cmap: Map, placement: Placement, minion: str, secret: Secrets) -> di
             "replication": replication(secret),
             "scope": cmap["name"],
             "database": name,
-            "archive": backups.archive_settings(),
+            "archive": backups.archive_settings(placement.media, media.PORT),
         },
         "pgbackrest": backup.pillar(cmap, placement, secret),
         "patroni": {
@@ -183,6 +184,11 @@ def dcs(cmap: Map, placement: Placement, minion: str, secret: Secrets) -> dict[s
 def watchers(cmap: Map) -> list[str]:
     """The machines of etcd."""
     return clustermap.machines_of(cmap, DCS)
+
+
+def gates(cmap: Map, placement: Placement) -> list[str]:
+    """Machines that let a database in, or no more, beside the others of the cluster."""
+    return [*watchers(cmap), *([placement.media] if placement.media else [])]
 
 
 def watcher(name: str, status: Mapping[str, Any]) -> str:
@@ -329,15 +335,10 @@ def _members(placement: Placement, *states: str) -> tuple[str, ...]:
 
 
 def _addresses(cmap: Map, placement: Placement) -> list[str]:
-    """Addresses of the machines on which PostgreSQL runs.
-
-    As registered, not as declared: one that is gone and boots again must reach nobody, or it might
-    lead with what it had when it went.
-    """
-    found = {row.minion: row.address for row in placement.members if row.kind == DATABASE}
-    return [
-        found.get(name) or clustermap.address(cmap, name) for name in running(placement)
-    ]
+    """Addresses of the machines on which PostgreSQL runs."""
+    if placement.clustered:
+        return database_sources(cmap, placement)
+    return [clustermap.address(cmap, name) for name in running(placement)]
 
 
 def _certificate(minion: str, secret: Secrets) -> dict[str, str]:
