@@ -87,9 +87,7 @@ def switchover(to: str = "") -> str:
 
         salt-run database.switchover db-2
     """
-    house, machines = Tree.of(__opts__), Machines(__opts__)
-    placement = _clustered(house, movement.map_of(house))
-    lock.refuse_others(house.store, "switchover")
+    machines, placement = _by_hand("switchover")
     if to and to not in cluster.serving(placement):
         there = ", ".join(cluster.serving(placement))
         raise Refused("switchover", [Problem(to, "is no database in service", f"one of {there}")])
@@ -109,9 +107,7 @@ def reinit(minion: str) -> str:
 
         salt-run database.reinit db-2
     """
-    house, machines = Tree.of(__opts__), Machines(__opts__)
-    placement = _clustered(house, movement.map_of(house))
-    lock.refuse_others(house.store, "reinit")
+    machines, placement = _by_hand("reinit")
     if minion not in cluster.running(placement):
         there = ", ".join(cluster.running(placement))
         raise Refused("reinit", [Problem(minion, "is no database", f"one of {there}")])
@@ -335,6 +331,18 @@ def dissolve(minion: str) -> dict[str, Any]:
         rows.pop(minion, None)
     bank.update(house.store, "placement", clustered=False, dcs=False)
     return {"said": f"{minion} is the one database", "changes": {"clustered": False}}
+
+
+def _by_hand(what: str) -> tuple[Machines, Placement]:
+    """The cluster, for what an operator does while nobody else works on it.
+
+    :param what: for the error.
+    :raises Refused: there is none, or somebody does.
+    """
+    house = Tree.of(__opts__)
+    placement = _clustered(house, movement.map_of(house))
+    lock.refuse_others(house.store, what)
+    return Machines(__opts__), placement
 
 
 def _clustered(house: Tree, cmap: clustermap.Map) -> Placement:

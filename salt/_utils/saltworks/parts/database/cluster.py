@@ -24,7 +24,7 @@ from .common import CLUSTER, NAME, PORT, database, is_there, network, replicatio
 MILESTONE = "m4.database"
 #: Synapse's processes look the database up by its service's name from M4.workers on.
 AFTER = ("m4.workers",)
-ROLE = "database"
+ROLE = DATABASE
 DCS = "dcs"
 
 #: Made with the first machine's certificate: name to length in letters.

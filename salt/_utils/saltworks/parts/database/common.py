@@ -9,11 +9,12 @@ from typing import Any
 from ... import clustermap
 from ...clustermap import Map
 from ...meeting import Check
+from ...membership import DATABASE
 from ...plan import LOOPBACK, RELAY_OFFSET, Placement, Secrets, dsn_host, dsn_port
 from ..model import Ask
 
 NAME = "database"
-ROLE = "database"
+ROLE = DATABASE
 
 #: Debian's, of which the new machine's cluster is.
 MAJOR = 15
