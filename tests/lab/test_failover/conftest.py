@@ -20,12 +20,13 @@ def stage() -> Iterator[Stage]:
     with after_m2("failover", (*NEW, *milestones.CLUSTER)) as made:
         lab = made.lab
         milestones.expect_workers(lab)
+        # Before anything moves: with two databases the map has to say which one M3 means.
+        milestones.expect_databases(lab)
         made.orchestrate("orch.m3")
         made.await_no_visitor()
         lab.salt_run("milestone.arm", "m3.database.finalize")
         made.orchestrate("orch.m3.database.finalize")
         made.orchestrate("orch.m4.workers")
-        milestones.expect_databases(lab)
         milestones.declare(
             lab, {STANDBY: {"role": "database", "address": lab.machine(STANDBY).address}}
         )
