@@ -174,7 +174,14 @@ def arrive() -> dict[str, Any]:
 
 
 def _coming(house: Tree) -> dict[str, str]:
-    return joins.coming(movement.members_of(house), bank.read(house.store, joins.RECORD))
+    """Who is waited for: not a standby that was declared before there is a cluster."""
+    clustered = bool(bank.read(house.store, "placement").get("clustered"))
+    rows = {
+        name: row
+        for name, row in movement.members_of(house).items()
+        if clustered or row.kind != membership.DATABASE
+    }
+    return joins.coming(rows, bank.read(house.store, joins.RECORD))
 
 
 def _in_service(house: Tree) -> set[str]:

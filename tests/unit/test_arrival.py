@@ -77,6 +77,17 @@ def test_they_are_waited_for_as_long_as_something_is_done_about_them() -> None:
     assert tree.poked == 2, "others may have been let in by hand"
 
 
+def test_a_standby_is_waited_for_once_there_is_a_cluster() -> None:
+    tree = House("sync-1")
+    row = asdict(cluster.member("database-2", "database", 2, "joining"))
+    tree.store.rows["registry"]["database-2"] = row
+    assert tree.module.coming() == ["sync-1"]
+    tree.steps = [lambda: tree.comes("sync-1")]
+    assert tree.module.arrive()["changes"] == {"joined": ["sync-1"]}
+    tree.store.rows["placement"] = {"clustered": True}
+    assert tree.module.coming() == ["database-2"]
+
+
 def test_one_that_becomes_a_member_meanwhile_counts_as_well() -> None:
     tree = House("sync-1")
     row = tree.store.rows["registry"].pop("sync-1")
