@@ -27,10 +27,9 @@ def stage() -> Iterator[Stage]:
         lab.salt_run("milestone.arm", "m3.database.finalize")
         made.orchestrate("orch.m3.database.finalize")
         made.orchestrate("orch.m4.workers")
-        milestones.declare(
-            lab, {STANDBY: {"role": "database", "address": lab.machine(STANDBY).address}}
-        )
         made.orchestrate("orch.m4.database")
+        row = {"role": "database", "address": lab.machine(STANDBY).address}
+        milestones.declare(lab, {STANDBY: row})
         for name in (STANDBY, *WORKERS):
             workers.invited(lab, name)
         for name in (STANDBY, *WORKERS):
