@@ -67,7 +67,9 @@ def status() -> dict[str, Any]:
     names = cluster.running(_clustered(house, cmap))
     answers = _answers(machines, names)
     asked, found = _told_most(answers)
-    watchers = machines.calls(cluster.watchers(cmap), "etcd_member.status", bound=2 * ASK_SECONDS)
+    watchers = machines.calls(
+        cluster.watchers(cmap), "etcd_member.status", timeout=ANSWER_SECONDS, bound=ASK_SECONDS
+    )
     etcd = {name: cluster.watcher(name, _or_error(row)) for name, row in watchers.items()}
     rows = {name: _or_error(row) for name, row in answers.items()}
     wrong = health.problems(names, rows, found, etcd)
