@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
+from xml.etree import ElementTree
 
 from salt.exceptions import CommandExecutionError
 
@@ -234,6 +235,8 @@ class _Store:
         """What goes wrong within is told in words; `_absent` is in the yielded for ``absent``."""
         from botocore.exceptions import BotoCoreError, ClientError
 
+        # boto3 reads the answer of GetBucketLocation by itself, and lets that out as it is.
+        wrong = (BotoCoreError, ElementTree.ParseError, OSError, ValueError)
         said: dict[str, Any] = {}
         begun = time.monotonic()
         operation = self.client.meta.method_to_api_mapping.get(method, method)
@@ -244,7 +247,7 @@ class _Store:
                 said["_absent"] = True
                 return
             raise self._told(error, operation, aspect, time.monotonic() - begun) from error
-        except (BotoCoreError, OSError, ValueError) as error:
+        except wrong as error:
             raise self._told(error, operation, aspect, time.monotonic() - begun) from error
 
     def _told(self, error: Exception, operation: str, aspect: str, seconds: float) -> _Refused:

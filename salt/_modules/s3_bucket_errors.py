@@ -62,7 +62,7 @@ KINDS = {
     "clock": ("RequestTimeTooSkewed", "RequestExpired", "RequestInTheFuture"),
     "unknown": ("NotImplemented", "MethodNotAllowed", "501", "405"),
     "tls": ("SSLError",),
-    "no-s3": ("ResponseParserError",),
+    "no-s3": ("ResponseParserError", "ParseError"),
     "network": (
         "EndpointConnectionError", "ConnectTimeoutError", "ReadTimeoutError", "ConnectionError",
         "ConnectionClosedError", "ProxyConnectionError", "HTTPClientError",
@@ -216,7 +216,8 @@ _WORDS = {
         "the authority that signed it"
     ),
     "no-s3": (
-        "what answers there does not speak S3 ({message}); check `endpoint_url` and proxies"
+        "what answers there does not speak S3 ({message}), or not now; check `endpoint_url` and "
+        "proxies, and run again in some minutes"
     ),
     "network": (
         "no answer ({message}), {seconds} s; check `endpoint_url` and `region`, name resolution, "
