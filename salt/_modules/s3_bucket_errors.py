@@ -40,6 +40,9 @@ KINDS = {
     "broken-credentials": (
         "PartialCredentialsError", "CredentialRetrievalError", "TokenRetrievalError", "SSOError",
         "ProfileNotFound", "ConfigParseError", "ConfigNotFound", "UnauthorizedSSOTokenError",
+        "MetadataRetrievalError", "InvalidIMDSEndpointError", "LoginError", "InvalidConfigError",
+        "InfiniteLoopConfigError", "UnknownCredentialError", "NoAuthTokenError",
+        "RefreshWithMFAUnsupportedError", "MissingDependencyException",
     ),
     "expired": ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"),
     "wrong-key": (
