@@ -104,7 +104,7 @@ def test_a_test_run_says_what_a_run_then_does_and_touches_nothing(house: House) 
     assert house.client().list_buckets()["Buckets"] == []
     assert house.present(tags=TAGS)["changes"] == said["changes"]
     before = snapshot(house)
-    changed = {"noncurrent_days": 90, "tags": {"service": "synapse"}}
+    changed: dict[str, Any] = {"noncurrent_days": 90, "tags": {"service": "synapse"}}
     said = house.present(test=True, **changed)
     assert (said["result"], list(said["changes"])) == (None, ["lifecycle", "tags"])
     assert snapshot(house) == before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,6 +17,7 @@ errors: Any = load("_modules", "s3_bucket_errors")
 bucket: Any = load("_modules", "s3_bucket")
 
 NOW = datetime(2026, 11, 28, 5, 0, tzinfo=UTC)
+DOCS = (PROJECT / "docs/m5-s3.md").read_text("utf-8")
 README = (PROJECT / "formulas/bucket/README.md").read_text("utf-8")
 
 
@@ -85,6 +87,19 @@ def test_every_call_has_its_action_and_the_readme_lists_it() -> None:
     assert {known[method] for method in methods} == set(errors.ACTIONS)
     for action in errors.ACTIONS.values():
         assert action in README
+
+
+def test_what_the_docs_say_of_an_error_is_what_is_said() -> None:
+    files = ("_modules/s3_bucket", "_modules/s3_bucket_errors", "_modules/s3_bucket_rules",
+             "_states/s3_bucket")  # fmt: skip
+    text = "".join((PROJECT / f"salt/{name}.py").read_text("utf-8") for name in files)
+    words = re.sub(r'"\n +f?"', "", text)
+    words = re.sub(r"{[^}\n]*}", "…", words)
+    rows = re.findall(r"^\| (`.*?`) \|", DOCS.partition("| the comment says |")[2], re.M)
+    assert len(rows) > 20
+    said = [part.strip() for row in rows for quoted in re.findall(r"`([^`]+)`", row)
+            for part in quoted.replace("s3:", "").split("…")]  # fmt: skip
+    assert [part for part in said if part not in words] == []
 
 
 def test_the_bounds_of_a_call_are_half_a_minute() -> None:

@@ -269,7 +269,7 @@ def test_what_encryption_is_equal() -> None:
 
 
 def test_encryption_is_written_with_what_else_is_refused() -> None:
-    blocked = {"BlockedEncryptionTypes": {"EncryptionType": ["SSE-C"]}}
+    blocked: dict[str, Any] = {"BlockedEncryptionTypes": {"EncryptionType": ["SSE-C"]}}
     answer = encrypted("aws:kms", KEY, BucketKeyEnabled=True, **blocked)
     assert rules.arguments("encryption", answer, settings()) == encrypted("AES256", **blocked)
     sent = rules.arguments("encryption", answer, settings(kms_key=KEY, bucket_key=False))

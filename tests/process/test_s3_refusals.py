@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
@@ -16,7 +17,7 @@ from saltworks import pki
 
 from tests.process import s3_site
 from tests.process.front_door import free_ports
-from tests.process.s3_site import KEYS, NAME, REGION, House, Stub, fault, located
+from tests.process.s3_site import KEYS, NAME, REGION, Answer, House, Stub, fault, located
 
 #: What a second may be late on a busy machine.
 SLACK = 8
@@ -34,6 +35,12 @@ def house(url: str, **more: Any) -> House:
     made.module.PATIENCE.update(attempts=2, read=1)
     vars(made.module).update(SETTLE_SECONDS=1, LOOK_SECONDS=0.1)
     return made
+
+
+def in_turn(*answers: Answer) -> Callable[[], Answer]:
+    """One after the other; the last of them from then on."""
+    rows = iter(answers)
+    return lambda: next(rows, answers[-1])
 
 
 def said(done: dict[str, Any], url: str, *words: str) -> None:
@@ -137,20 +144,17 @@ def test_a_name_that_is_taken(stub: Stub) -> None:
 
 
 def test_a_bucket_that_we_have_made_meanwhile_is_as_good(stub: Stub) -> None:
-    places = iter([(404, {}, fault("NoSuchBucket"))])
-    stub.answers["GET location"] = lambda: next(places, located(REGION))
+    stub.answers["GET location"] = in_turn((404, {}, fault("NoSuchBucket")), located(REGION))
     stub.answers["PUT"] = (409, {}, fault("BucketAlreadyOwnedByYou"))
     done = house(stub.url).present()
     assert list(done["changes"])[:2] == ["bucket", "public_access"]
 
 
 def test_a_bucket_that_s3_shows_late_is_waited_for(stub: Stub) -> None:
-    places = iter([(404, {}, fault("NoSuchBucket"))] * 3)
-    writes = iter([
-        (404, {}, fault("NoSuchBucket")), (409, {}, fault("OperationAborted", "In progress")),
-    ])  # fmt: skip
-    stub.answers["GET location"] = lambda: next(places, located(REGION))
-    stub.answers["PUT publicAccessBlock"] = lambda: next(writes, (200, {}, ""))
+    gone: Answer = (404, {}, fault("NoSuchBucket"))
+    aborted: Answer = (409, {}, fault("OperationAborted", "In progress"))
+    stub.answers["GET location"] = in_turn(gone, gone, gone, located(REGION))
+    stub.answers["PUT publicAccessBlock"] = in_turn(gone, aborted, (200, {}, ""))
     done = house(stub.url).present()
     assert "tags" not in done["changes"]
     assert len(done["changes"]) == 7
@@ -220,8 +224,8 @@ def test_a_page_of_somebody_else_is_no_s3(stub: Stub) -> None:
 
 
 def test_throttling_that_ends_is_waited_for(stub: Stub) -> None:
-    slow = iter([(503, {}, fault("SlowDown"))] * 2)
-    stub.answers["GET location"] = lambda: next(slow, located(REGION))
+    slow: Answer = (503, {}, fault("SlowDown"))
+    stub.answers["GET location"] = in_turn(slow, slow, located(REGION))
     made = house(stub.url)
     made.module.PATIENCE.update(attempts=4)
     done = made.present(test=True)
@@ -252,6 +256,16 @@ def test_without_credentials_it_is_said_where_they_come_from(
     monkeypatch.setenv("AWS_PROFILE", "nobody")
     done = house(stub.url, keys={}).present()
     assert "credentials cannot be had: The config profile (nobody)" in done["comment"]
+
+
+def test_without_boto3_it_is_said_how_it_comes(
+    stub: Stub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "boto3", None)
+    done = house(stub.url).present()
+    assert (done["result"], stub.asked) == (False, [])
+    assert "boto3 is not in the Python that Salt runs with" in done["comment"]
+    assert "salt-pip install boto3" in done["comment"]
 
 
 def test_the_role_of_the_machine_is_taken(
