@@ -1,4 +1,4 @@
-{%- from 'bucket/map.jinja' import bucket with context %}
+{%- from 'bucket/map.jinja' import bucket, unknown with context %}
 
 bucket-present:
   s3_bucket.present:
@@ -8,10 +8,11 @@ bucket-present:
     - endpoint_url: {{ bucket.endpoint_url | json }}
     - ca: {{ bucket.ca | json }}
     - prefix: {{ bucket.prefix | json }}
-    - kms_key: {{ bucket.encryption.kms_key | json }}
-    - bucket_key: {{ bucket.encryption.bucket_key | json }}
-    - noncurrent_days: {{ bucket.lifecycle.noncurrent_days | json }}
-    - upload_days: {{ bucket.lifecycle.upload_days | json }}
+    - kms_key: {{ bucket.kms_key | json }}
+    - bucket_key: {{ bucket.bucket_key | json }}
+    - noncurrent_days: {{ bucket.noncurrent_days | json }}
+    - upload_days: {{ bucket.upload_days | json }}
     - tags: {{ bucket.tags | json }}
     - without: {{ bucket.without | json }}
     - credentials_pillar: bucket:credentials
+    - unknown: {{ unknown | json }}

@@ -286,7 +286,8 @@ def _located(store: _Store) -> dict[str, Any] | None:
     try:
         answer = store.call("get_bucket_location", absent="NoSuchBucket")
     except _Refused as refused:
-        if refused.kind == "denied" and not store.connection["account"] and not _listed(store):
+        unsaid = refused.kind == "denied" and not store.connection["account"]
+        if unsaid and not _listed(store, [refused.operation]):
             raise CommandExecutionError(_not_ours(store)) from refused
         raise
     # Without an account's number S3 lets us ask about a bucket of somebody who allows it.
@@ -302,10 +303,23 @@ def _shown(store: _Store) -> bool:
     return bool(store.connection["account"]) or _listed(store)
 
 
-def _listed(store: _Store) -> bool:
-    """Whether the bucket is among those of the key's own account."""
-    with store.saying("list_buckets"):
-        answer = store.client.list_buckets(Prefix=store.name)
+def _listed(store: _Store, denied: Sequence[str] = ()) -> bool:
+    """Whether the bucket is among those of the key's own account.
+
+    :param denied: operations that were denied before this.
+    """
+    try:
+        with store.saying("list_buckets"):
+            answer = store.client.list_buckets(Prefix=store.name)
+    except _Refused as refused:
+        if refused.kind != "denied":
+            raise
+        operations = [*denied, refused.operation]
+        words = __salt__["s3_bucket_errors.denied"](store.name, store.endpoint, operations)
+        raise CommandExecutionError(
+            f"{words}; or give `account` in the pillar: then S3 says whose the bucket is, and the "
+            "list of buckets is not asked for"
+        ) from refused
     return store.name in [row["Name"] for row in answer.get("Buckets", [])]
 
 

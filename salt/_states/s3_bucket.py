@@ -30,6 +30,7 @@ def present(
     tags: dict[str, str] | None = None,
     without: list[str] | None = None,
     credentials_pillar: str = "bucket:credentials",
+    unknown: list[str] | None = None,
 ) -> dict[str, Any]:
     """The bucket ``name`` is there: private, encrypted, versioned, tidied up, by TLS alone.
 
@@ -47,6 +48,8 @@ def present(
     :param without: aspects that the store cannot do (``s3_bucket_rules.ASPECTS``).
     :param credentials_pillar: pillar key of ``access_key`` and ``secret_key``; both empty: those of
         the machine.
+    :param unknown: keys in the pillar that mean nothing, and are refused: a setting that was meant
+        would be missing.
     """
     settings = {
         "name": name, "region": region, "endpoint_url": endpoint_url, "ca": ca,
@@ -57,6 +60,7 @@ def present(
     credentials = __salt__["pillar.get"](credentials_pillar, {}, unmask=True)
     wrong = __salt__["s3_bucket_rules.problems"](settings)
     wrong += __salt__["s3_bucket_rules.credentials_problems"](credentials)
+    wrong += [f"`{key}` is no key of it; see the formula's pillar.example" for key in unknown or []]
     if wrong:
         place = credentials_pillar.rpartition(":")[0]
         return _ret(name, False, {}, [f"pillar {place}, nothing was asked of S3:", *wrong])

@@ -441,7 +441,7 @@ def salt_call(folder: Path, pillar: dict[str, Any], *words: str) -> Any:
 def test_salt_applies_the_formula_and_tells_no_secret(house: House, tmp_path: Path) -> None:
     pillar = {
         "name": NAME, "region": REGION, "endpoint_url": house.endpoint, "tags": TAGS,
-        "credentials": dict(KEYS), "encryption": {"kms_key": KMS_KEY},
+        "credentials": dict(KEYS), "kms_key": KMS_KEY,
     }  # fmt: skip
     (done,) = salt_call(tmp_path, pillar, "state.apply", "bucket").values()
     assert done["result"] is True, done["comment"]
@@ -450,6 +450,7 @@ def test_salt_applies_the_formula_and_tells_no_secret(house: House, tmp_path: Pa
     assert (again["result"], again["changes"]) == (True, {}), again["comment"]
     said = json.loads(salt_call(tmp_path, pillar, "s3_bucket.media_policy", NAME, REGION))
     assert said == house.salt["s3_bucket_rules.media_policy"](NAME, REGION)
-    (refused,) = salt_call(tmp_path, {}, "state.apply", "bucket").values()
-    for word in ("pillar bucket, nothing was asked of S3", "`name` must be", "`region` must be"):
+    (refused,) = salt_call(tmp_path, {"kms": KMS_KEY}, "state.apply", "bucket").values()
+    for word in ("pillar bucket, nothing was asked of S3", "`name` must be", "`region` must be",
+                 "`kms` is no key of it"):  # fmt: skip
         assert word in refused["comment"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import socket
 import sys
 import time
@@ -92,6 +93,9 @@ def test_a_bucket_that_one_may_not_ask_about_is_somebody_else_s(stub: Stub) -> N
     said(house(stub.url).present(), stub.url, "it is somebody else's", "choose another `name`")
     stub.answers["GET"] = s3_site.listing(NAME)
     said(house(stub.url).present(), stub.url, "the key may not s3:GetBucketLocation")
+    stub.answers["GET"] = (403, {}, fault("AccessDenied", "Access Denied"))
+    done = house(stub.url).present()
+    said(done, stub.url, "may not s3:GetBucketLocation, s3:ListAllMyBuckets;", "give `account`")
     done = house(stub.url).present(account="123456789012")
     said(done, stub.url, "the key may not s3:GetBucketLocation, or the bucket is somebody else's")
     assert stub.headers["x-amz-expected-bucket-owner"] == "123456789012"
@@ -102,6 +106,13 @@ def test_a_bucket_of_somebody_who_lets_us_in_is_refused_too(stub: Stub) -> None:
     stub.answers["GET"] = s3_site.listing("another")
     said(house(stub.url).present(), stub.url, "it is somebody else's", "nothing was changed")
     assert stub.wrote == []
+
+
+def test_who_may_not_list_buckets_can_say_whose_it_is(stub: Stub) -> None:
+    stub.answers["GET"] = (403, {}, fault("AccessDenied", "Access Denied"))
+    done = house(stub.url).present(test=True)
+    said(done, stub.url, "the key may not s3:ListAllMyBuckets", "or give `account` in the pillar")
+    assert house(stub.url).present(test=True, account="123456789012")["result"] is None
 
 
 def test_every_action_that_is_missing_is_named_at_once(stub: Stub) -> None:
@@ -199,6 +210,14 @@ def test_what_a_store_does_not_know_is_said_all_at_once(stub: Stub) -> None:
         "GetBucketLifecycleConfiguration", "`without: [encryption, transport, lifecycle]`",
     )  # fmt: skip
     assert stub.wrote == []
+
+
+def test_a_store_that_takes_a_setting_for_a_creation_is_no_success(stub: Stub) -> None:
+    """`rclone serve s3` 1.75 does."""
+    stub.answers["PUT encryption"] = (409, {}, fault("BucketAlreadyExists"))
+    done = house(stub.url).present()
+    said(done, stub.url, "does not know PutBucketEncryption", "`without: [encryption]`")
+    assert list(done["changes"]) == ["public_access", "ownership"]
 
 
 def test_a_bucket_with_acls_that_let_others_in(stub: Stub) -> None:
@@ -323,6 +342,8 @@ def test_a_server_that_says_nothing_is_given_up() -> None:
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
     """Files: an authority, and a certificate for localhost with its key."""
+    # It would say so after pytest's own last line.
+    logging.getLogger("urllib3.connection").setLevel(logging.CRITICAL)
     folder, now = tmp_path_factory.mktemp("pki"), datetime.now(UTC)
     authority, authority_key = pki.make_authority("tests", now)
     crt, key = pki.issue(authority, authority_key, ["localhost"], now)

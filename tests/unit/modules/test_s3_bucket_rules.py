@@ -134,8 +134,7 @@ def test_credentials_are_whole_or_not_there(given: Any, right: bool) -> None:
 
 def test_the_example_and_the_defaults() -> None:
     example = yaml.safe_load((PROJECT / "formulas/bucket/pillar.example").read_text("utf-8"))
-    bucket = example["bucket"]
-    flat = {**bucket.pop("encryption"), **bucket.pop("lifecycle"), **bucket}
+    flat = example["bucket"]
     assert rules.credentials_problems(flat.pop("credentials")) == []
     assert rules.problems(settings(**flat)) == []
     for aspect in rules.ASPECTS:
