@@ -154,7 +154,7 @@ def media_policy(name: str, region: str, prefix: str = "", kms_key: str = "") ->
 
     .. code-block:: bash
 
-        salt-call --out=newline_values_only s3_bucket.media_policy lale-media eu-central-1
+        salt-call s3_bucket.media_policy lale-media eu-central-1
     """
     policy = __salt__["s3_bucket_rules.media_policy"](name, region, prefix, kms_key)
     return json.dumps(policy, indent=2)
