@@ -310,6 +310,12 @@ def test_the_role_of_the_machine_is_taken(
     assert stub.headers["X-Amz-Security-Token"] == "of-the-role"
 
 
+def test_keys_of_the_pillar_that_last_for_hours_come_with_their_token(stub: Stub) -> None:
+    done = house(stub.url, keys={**KEYS, "session_token": "for-hours"}).present(test=True)
+    assert done["result"] is None, done["comment"]
+    assert stub.headers["X-Amz-Security-Token"] == "for-hours"
+
+
 def test_nobody_there(tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{free_ports(1)[0]}"
     said(house(url).present(), url, "no answer", "Could not connect", "firewall and proxy")
