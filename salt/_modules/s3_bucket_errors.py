@@ -101,7 +101,8 @@ def explain(fault: Mapping[str, Any]) -> str:
     told = {
         **fault, "action": ACTIONS.get(fault["operation"], fault["operation"]),
         "code": fault["names"][0], "message": fault["message"].rstrip(". "),
-        "elsewhere": _elsewhere(fault), "off": _off(fault), "seconds": f"{fault['seconds']:.0f}",
+        "elsewhere": _elsewhere(fault), "instead": _instead([fault["aspect"]]),
+        "off": _off(fault), "seconds": f"{fault['seconds']:.0f}",
     }  # fmt: skip
     return _at(fault) + words.format(**told)
 
@@ -111,7 +112,7 @@ def unknown(bucket: str, endpoint: str, aspects: list[str], operations: list[str
     fault = {"bucket": bucket, "endpoint": endpoint}
     return _at(fault) + (
         f"the store does not know {', '.join(operations)}: it cannot do {', '.join(aspects)}; take "
-        f"AWS S3, or say that you do without: `without: [{', '.join(aspects)}]`"
+        f"AWS S3{_instead(aspects)}"
     )
 
 
@@ -125,6 +126,12 @@ def denied(bucket: str, endpoint: str, operations: list[str]) -> str:
 
 def _at(fault: Mapping[str, Any]) -> str:
     return f"bucket {fault['bucket']} at {fault['endpoint']}: "
+
+
+def _instead(aspects: list[str]) -> str:
+    """What can be done without, if it is an aspect at all."""
+    named = ", ".join(filter(None, aspects))
+    return f", or say that you do without: `without: [{named}]`" if named else ""
 
 
 def _elsewhere(fault: Mapping[str, Any]) -> str:
@@ -210,10 +217,7 @@ _WORDS = {
         "the clock of this machine is {off} ({code}); set it (timedatectl, an NTP service) and run "
         "again"
     ),
-    "unknown": (
-        "the store does not know {operation} ({code}); take AWS S3, or say that you do without: "
-        "`without: [{aspect}]`"
-    ),
+    "unknown": "the store does not know {operation} ({code}); take AWS S3{instead}",
     "tls": (
         "its certificate is not accepted ({message}); check the name in `endpoint_url`, and `ca`: "
         "the authority that signed it"

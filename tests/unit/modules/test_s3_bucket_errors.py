@@ -57,6 +57,13 @@ def test_what_is_unheard_of_is_told_as_it_came() -> None:
     assert said.endswith(": GetBucketPolicy failed (Peculiar: It said no)")
 
 
+def test_only_an_aspect_can_be_done_without() -> None:
+    said = errors.explain(fault("NotImplemented"))
+    assert said.endswith("take AWS S3, or say that you do without: `without: [transport]`")
+    said = errors.explain(fault("NotImplemented", aspect="", operation="GetBucketLocation"))
+    assert said.endswith("does not know GetBucketLocation (NotImplemented); take AWS S3")
+
+
 @pytest.mark.parametrize(("found", "date", "off"), [
     ({"ServerTime": "2026-11-28T05:00:10Z"}, "", "10 s behind S3's"),
     ({"ServerTime": "2026-11-28T04:00:00Z"}, "", "3600 s ahead of S3's"),
