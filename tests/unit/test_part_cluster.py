@@ -6,7 +6,17 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from saltworks import clustermap, membership, milestone, parts, plan, precheck_facts, slices, verify
+from saltworks import (
+    clustermap,
+    membership,
+    milestone,
+    parts,
+    plan,
+    precheck_facts,
+    registry,
+    slices,
+    verify,
+)
 from saltworks.parts.database import cluster
 
 from tests.cluster import (
@@ -135,13 +145,15 @@ def test_the_store_lets_the_databases_in_once_they_are_a_cluster() -> None:
         assert ("198.18.0.17" in found["firewall"]["ports"][9000]) is there
 
 
-def test_the_store_and_etcd_let_in_who_joins_and_nobody_who_is_gone() -> None:
-    for states, there in ((("ready", "joining"), True), (("ready", "gone"), False)):
-        placed = clustered("cluster there", *databases(*states))
-        assert cluster.gates(DATABASE_MAP, placed) == ["dcs-1", "dcs-2", "dcs-3", "storage"]
-        for name, port in (("storage", 9000), ("dcs-1", 2379)):
-            found = slice_of(name, placed)["firewall"]["ports"][port]
-            assert ("198.18.0.17" in found) is there, name
+@pytest.mark.parametrize(("state", "there"), [("joining", True), ("gone", False)])
+def test_the_store_and_etcd_let_in_who_joins_and_nobody_who_is_gone(
+    state: registry.State, there: bool
+) -> None:
+    placed = clustered("cluster there", *databases("ready", state))
+    assert cluster.gates(DATABASE_MAP, placed) == ["dcs-1", "dcs-2", "dcs-3", "storage"]
+    for name, port in (("storage", 9000), ("dcs-1", 2379)):
+        found = slice_of(name, placed)["firewall"]["ports"][port]
+        assert ("198.18.0.17" in found) is there, name
 
 
 def test_libpq_finds_the_ready_ones_and_the_primary_by_itself() -> None:
