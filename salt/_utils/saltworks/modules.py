@@ -31,7 +31,7 @@ OWNER_PACKAGE = {
 PATIENCE = "saltworks_patience.Patience"
 PATIENCE_PACKAGE = {
     "source": "salt://synapse/files/plugins/saltworks_patience.py",
-    "source_hash": "sha256=ec53b1e48374e980a7363d51b5453b53b7de717d6b2164320cd99fa635a04682",
+    "source_hash": "sha256=93ed356f9635c0734c1bc5affa8920d7b0e0cea3e634588046d20b567cf0c8fb",
 }
 
 #: Reads from standbys of the database; a package of its own (``src``).

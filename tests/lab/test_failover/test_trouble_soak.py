@@ -183,8 +183,7 @@ def test_a_primary_whose_disk_is_full_is_replaced_and_comes_again(stage: Stage) 
     with small_disk(stage, name):
         wait_for(lambda: follows(stage, name), 120, f"{name} to follow", interval=1)
         whole(stage)
-        stage.lab.salt_run("database.switchover", name, timeout=120)
-        whole(stage)
+        leads(stage, name)
         with chatting(stage, "disk-full"):
             machine.run(f"dd if=/dev/zero of={SMALL}/full bs=1M 2>/dev/null; sync", check=False)
             said = is_said(stage, "MiB are free for the database")
@@ -199,6 +198,18 @@ def test_a_primary_whose_disk_is_full_is_replaced_and_comes_again(stage: Stage) 
         whole(stage)
     wait_for(lambda: follows(stage, name), 120, f"{name} to follow", interval=1)
     test_a_whole_cluster_has_no_trouble(stage)
+
+
+def leads(stage: Stage, name: str) -> None:
+    """A standby becomes the primary: the other one is away until it is the synchronous one."""
+    (other,) = (other for other in status(stage)["members"] if other not in (name, leader(stage)))
+    stage.lab.machine(other).run("systemctl stop patroni", timeout=60)
+    try:
+        wait_for(lambda: status(stage)["sync"] == [name], 60, f"{name} to be synchronous")
+        stage.lab.salt_run("database.switchover", name, timeout=120)
+    finally:
+        stage.lab.machine(other).run("systemctl start patroni")
+    whole(stage)
 
 
 def moved(stage: Stage, name: str) -> bool:

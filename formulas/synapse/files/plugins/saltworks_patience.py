@@ -25,8 +25,9 @@ from synapse.storage.database import DatabasePool, LoggingDatabaseConnection
 from synapse.storage.engines import PostgresEngine
 from twisted.enterprise.adbapi import ConnectionLost
 
-#: How long a new connection is tried for, in seconds: a dead primary is replaced within 20.
-WAIT_SECONDS = 20.0
+#: How long a new connection is tried for, in seconds: a dead primary is replaced within 20, and
+#: somewhat later where the store of its backups is away too.
+WAIT_SECONDS = 30.0
 #: Between two tries.
 PAUSE_SECONDS = 0.1
 #: How often one transaction is run again: a switchover cuts it off once.
