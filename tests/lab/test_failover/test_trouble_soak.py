@@ -98,7 +98,11 @@ def test_etcd_gone_is_no_trouble_for_people_until_a_database_goes_too(stage: Sta
 def test_a_slot_that_nobody_reads_is_named_and_does_not_fill_the_disk(stage: Stage) -> None:
     """Patroni drops it with its next look at slots, such as a promotion; it was made by hand."""
     first = leader(stage)
-    sql(stage, first, "ALTER SYSTEM SET max_slot_wal_keep_size = '64MB';")
+    # What is kept for anybody is kept for a slot as well.
+    bounds = ("max_slot_wal_keep_size", "wal_keep_size")
+    drop = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots"
+    for name in bounds:
+        sql(stage, first, f"ALTER SYSTEM SET {name} = '64MB';")
     try:
         sql(stage, first, "SELECT pg_reload_conf();")
         sql(stage, first, "SELECT pg_create_physical_replication_slot('nobody', true);")
@@ -107,9 +111,10 @@ def test_a_slot_that_nobody_reads_is_named_and_does_not_fill_the_disk(stage: Sta
         sql(stage, first, "CHECKPOINT;")
         said = is_said(stage, "slot nobody: has lost WAL that it needed")
         assert "pg_drop_replication_slot('nobody')" in said
-        sql(stage, first, "SELECT pg_drop_replication_slot('nobody');")
     finally:
-        sql(stage, first, "ALTER SYSTEM RESET max_slot_wal_keep_size;")
+        sql(stage, first, f"{drop} WHERE slot_name = 'nobody';")
+        for name in bounds:
+            sql(stage, first, f"ALTER SYSTEM RESET {name};")
         sql(stage, first, "SELECT pg_reload_conf();")
     test_a_whole_cluster_has_no_trouble(stage)
 
