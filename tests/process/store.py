@@ -70,13 +70,20 @@ class Site:
 
     def upload(self, files: Mapping[str, bytes]) -> None:
         """Objects, by the protocol: a running rclone does not see all that comes to its disk."""
-        client = boto3.client(
+        client = self._client()
+        for path, data in files.items():
+            client.put_object(Bucket="media", Key=path, Body=data)
+
+    def lose(self, path: str) -> None:
+        """An object goes."""
+        self._client().delete_object(Bucket="media", Key=path)
+
+    def _client(self) -> Any:
+        return boto3.client(
             "s3", endpoint_url=f"http://127.0.0.1:{self.port}", region_name="us-east-1",
             aws_access_key_id=KEYS[0], aws_secret_access_key=KEYS[1],
             config=Config(s3={"addressing_style": "path"}),
         )
-        for path, data in files.items():
-            client.put_object(Bucket="media", Key=path, Body=data)
 
     def run(self, *words: str) -> Json:
         """The program's answer, or its error under `error`."""
