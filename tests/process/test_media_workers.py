@@ -22,7 +22,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from saltworks import synapse_config, workers
+from saltworks import media_report, synapse_config, workers
 
 from tests import cluster
 from tests.lab.driver import PROJECT
@@ -236,6 +236,26 @@ def test_prunings_and_downloads_cross_each_other_and_nobody_sees_it(
     assert pruned > 20
     assert min(downloads, thumbnails) > 20
     assert media.logged(" ERROR ") == []
+
+
+def test_the_status_tells_what_there_is(media: Media, user: User) -> None:
+    """As the runner makes it of the machines' answers; what systemd says is put in."""
+    user.upload(media.at(A), PICTURES[0])
+    time.sleep(1.1)
+    media.cache(B).run("prune", "--idle-seconds=1")
+    rows = {
+        name: {**media.cache(name).run("report"), "timer": "active", "service": "success"}
+        for name in (A, B)
+    }
+    usage = {**media.cache(A).run("usage"), "asked": A}
+    shown = media_report.table("storage", rows, usage, True, time.time())
+    print(yaml.safe_dump(dict(shown), sort_keys=False))
+    objects = [path.stat().st_size for path in media.site.bucket.rglob("*") if path.is_file()]
+    assert (shown["store"]["objects"], shown["store"]["bytes"]) == (len(objects), sum(objects))
+    assert shown["store"]["whole"] is True
+    assert shown["caches"][A]["files"] == len(held(media.cache(A))) > 0
+    assert shown["caches"][B]["files"] == 0
+    assert shown["caches"][B]["last_prune"]["error"] == ""
 
 
 def test_a_machine_that_leaves_takes_nothing_with_it(media: Media, user: User) -> None:
