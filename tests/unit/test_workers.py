@@ -233,6 +233,25 @@ def test_the_caches_are_those_of_main_and_of_who_serves_media_until_he_is_gone()
     assert media.caches(replace(placed, media="")) == []
 
 
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "/_matrix/client/v1/media/preview_url?url=https%3A%2F%2Fa.example",
+        "/_matrix/media/v3/preview_url?url=https%3A%2F%2Fb.example",
+        "/_matrix/client/v1/media/download/lale.test/2026-11-28_aBcD",
+        "/_matrix/media/r0/thumbnail/lale.test/2026-11-28_aBcD?width=9&height=9",
+    ],
+)
+def test_a_preview_and_its_picture_are_where_the_job_clears_them_away(uri: str) -> None:
+    """They are on the machine that made them alone, and in no store."""
+    found = plan_of(*cluster.members({"media": 4}))
+    (name,) = found.duties["media"]
+    asked = routing.route(routing.Request("GET", uri), found)
+    assert asked.servers == (found.processes[name],)
+    other = routing.Request("GET", "/_matrix/client/v1/media/download/lale.test/aBcDeFgH")
+    assert len(routing.route(other, found).servers) == 4
+
+
 @pytest.mark.parametrize("state", ["gone", None])
 def test_a_machine_that_is_not_a_member_gets_nothing(state: Any) -> None:
     cmap = copy.deepcopy(cluster.WORKER_MAP)
