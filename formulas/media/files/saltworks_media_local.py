@@ -4,6 +4,9 @@ Synapse 1.163.2 looks whether a file is there and then opens it, so one that goe
 error to the client. And what it fetches for a thumbnail it writes under the file's own name, so
 that another request finds, and is sent, what is there so far (``synapse/media/media_storage.py``,
 ``fetch_media`` and ``ensure_media_is_in_local_cache``).
+
+When a file was used last is written down here, because file systems do that once a day at the most
+(mount(8), ``relatime``), or never.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import contextlib
 import fcntl
 import os
 import tempfile
+import time
 from collections.abc import AsyncIterator
 from typing import Any, BinaryIO
 
@@ -35,8 +39,8 @@ async def fetch_media(self: MediaStorage, file_info: Any) -> Any:
     """In the place of Synapse's own: a file that went just now comes from the store."""
     for _ in range(TRIES):
         with contextlib.suppress(FileNotFoundError):
-            return await _fetch(self, file_info)
-    return await _fetch(self, file_info)
+            return _noticed(await _fetch(self, file_info))
+    return _noticed(await _fetch(self, file_info))
 
 
 @contextlib.asynccontextmanager
@@ -49,6 +53,7 @@ async def ensure_media_is_in_local_cache(
         async with _ensure(self, file_info) as path:
             file = _held(path)
             if file is not None:
+                _used(file)
                 with file:
                     yield path
                 return
@@ -57,6 +62,8 @@ async def ensure_media_is_in_local_cache(
 
 async def _brought(storage: MediaStorage, file_info: Any) -> None:
     """A file that is not there is fetched, if a store has it."""
+    if storage.local_media_directory is None:
+        return
     path = storage._file_info_to_path(file_info)
     local = os.path.join(storage.local_media_directory, path)
     if os.path.exists(local):
@@ -74,12 +81,26 @@ async def _brought(storage: MediaStorage, file_info: Any) -> None:
                 consumer = BackgroundFileConsumer(os.fdopen(handle, "wb"), storage.reactor)
                 await found.write_to_consumer(consumer)
                 await consumer.wait()
-            os.replace(temporary, local)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
-            raise
+            # One that came meanwhile stays: a lock is of the file, not of its name.
+            with contextlib.suppress(FileExistsError):
+                os.link(temporary, local)
+        finally:
+            os.unlink(temporary)
         return
+
+
+def _noticed(found: Any) -> Any:
+    """What was found is used now, if it is a file."""
+    if file := getattr(found, "open_file", None):
+        _used(file)
+    return found
+
+
+def _used(file: BinaryIO) -> None:
+    # Of a file that is not Synapse's own only the system may say it.
+    with contextlib.suppress(PermissionError):
+        mtime = os.fstat(file.fileno()).st_mtime_ns
+        os.utime(file.fileno(), ns=(time.time_ns(), mtime))
 
 
 def _held(path: str) -> BinaryIO | None:
