@@ -19,6 +19,7 @@ import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from http.client import HTTPException
 from pathlib import Path
 
 import pytest
@@ -142,7 +143,7 @@ class User:
                 return answer.status, answer.read()
         except urllib.error.HTTPError as error:
             return error.code, error.read()
-        except OSError as error:
+        except (OSError, HTTPException) as error:
             return 0, str(error).encode()
 
     def upload(self, at: str, data: bytes) -> str:
