@@ -12,5 +12,6 @@ media-absent-files:
         - {{ settings_file }}
         - {{ program_dir }}
         - {{ plugins_dir }}/saltworks_media_provider.py
+        - {{ plugins_dir }}/saltworks_media_local.py
     - require:
         - unit_set: media-absent-units

@@ -6,6 +6,7 @@
   'saltworks_media_manifest.py': program_dir,
   'saltworks_media_store.py': program_dir,
   'saltworks_media.py': program_dir,
+  'saltworks_media_local.py': plugins_dir,
   'saltworks_media_provider.py': plugins_dir,
 } %}
 {%- for name, folder in folders.items() %}

@@ -1,4 +1,4 @@
-"""Synapse's media and their store, on Synapse's machine (formula media).
+"""Synapse's media and their store, on a machine that serves them (formula media).
 
 The work is done by ``saltworks_media.py`` as Synapse's user, with the Python of its release.
 """
@@ -32,6 +32,16 @@ LONG_SECONDS = 7 * 86400
 
 #: Of what is done while people wait.
 SHORT_SECONDS = 60
+
+#: Of a question about the cache: a million files are walked in less.
+REPORT_SECONDS = 40
+
+UNIT = "saltworks-media-cache"
+#: What systemd is asked of the timer and its service.
+ASKED = "Id,ActiveState,Result"
+
+#: See ``saltworks_media_tree.py``: what the store has.
+DIRECTORIES = ("local_content", "local_thumbnails", "remote_content", "remote_thumbnail")
 
 
 def __virtual__() -> str:
@@ -129,6 +139,92 @@ def prune(
     return _run(user, LONG_SECONDS, "prune", *words)
 
 
+def leave(user: str, media: str, seconds: float = LONG_SECONDS) -> dict[str, Any]:
+    """Empty the cache before its machine is retired: nothing in it is the only copy.
+
+    Each file goes after its object was read and is the same; what the store does not have is sent
+    and read back. Synapse must not run here any more.
+
+    :param user: Synapse's account.
+    :param media: the media folder.
+    :param seconds: how long it may take; what is left then goes in the next run.
+    :returns: ``files`` there were, ``removed`` and their ``bytes``.
+    :raises CommandExecutionError: a file is left, and why.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt media-1 media_store.leave synapse /var/lib/synapse/media_store
+    """
+    folders = (os.path.join(media, name) for name in DIRECTORIES)
+    if not any(files for top in folders for _, _, files in os.walk(top)):
+        # Also where its settings never came, or have gone already with an earlier run.
+        return {"files": 0, "removed": 0, "bytes": 0}
+    # A pruning may take hours, and two of them do not work at a time.
+    _systemctl("stop", f"{UNIT}.timer", f"{UNIT}.service")
+    return _run(user, seconds, "leave")
+
+
+def report(user: str) -> dict[str, Any]:
+    """How the cache of this machine is; changes nothing, and asks no other machine.
+
+    :param user: Synapse's account.
+    :returns: what ``saltworks_media.py report`` says (``files``, ``bytes``, ``unverified``,
+        ``cache``, ``free``, ``last``), and of systemd ``timer``: its state; ``service``: its state
+        and how it ended last.
+    :raises CommandExecutionError: it cannot be said.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt synapse media_store.report synapse
+    """
+    answer = _run(user, REPORT_SECONDS, "report")
+    shown = _systemctl("show", f"--property={ASKED}", f"{UNIT}.timer", f"{UNIT}.service")
+    return {**answer, **units(shown)}
+
+
+def usage(user: str, seconds: float = 20) -> dict[str, Any]:
+    """How many objects the store has, and their bytes, by listing them.
+
+    A request for each thousand objects, and one for each folder of them.
+
+    :param user: Synapse's account.
+    :param seconds: after which the rest is not asked for.
+    :returns: ``objects``, ``bytes``, ``requests``, and ``whole``: whether that is all.
+    :raises CommandExecutionError: the store does not answer.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt synapse media_store.usage synapse
+    """
+    return _run(user, seconds + SHORT_SECONDS, "usage", f"--seconds={float(seconds)}")
+
+
+def units(text: str) -> dict[str, Any]:
+    """Timer and service in what ``systemctl show`` says of both.
+
+    :param text: its output, a unit's lines and an empty one.
+    :returns: ``timer``: ``active`` or what it is else; ``service``: ``running``, or how it ended
+        last (``success``, ``exit-code``, ``timeout``, ...).
+    """
+    rows = [
+        dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
+        for block in text.split("\n\n")
+    ]
+    found = {row.get("Id", ""): row for row in rows}
+    timer, service = found.get(f"{UNIT}.timer", {}), found.get(f"{UNIT}.service", {})
+    at_work = service.get("ActiveState") == "activating"
+    return {
+        "timer": timer.get("ActiveState", "unknown"),
+        "service": "running" if at_work else service.get("Result", "unknown"),
+    }
+
+
 def ready(version: str, user: str, media: str) -> dict[str, Any]:
     """What the move needs of this machine.
 
@@ -145,6 +241,13 @@ def ready(version: str, user: str, media: str) -> dict[str, Any]:
         "provider": provider.stdout.strip() if provider.returncode == 0 else "",
         "unreadable": unreadable.stdout.splitlines()[:5],
     }
+
+
+def _systemctl(*words: str) -> str:
+    done = subprocess.run(
+        ["systemctl", *words], capture_output=True, text=True, timeout=SHORT_SECONDS, check=False
+    )
+    return done.stdout
 
 
 def _run(user: str, timeout: float, *words: str) -> dict[str, Any]:

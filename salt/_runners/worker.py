@@ -28,7 +28,8 @@ from saltworks.errors import Problem, Refused
 from saltworks.keys import Keys
 from saltworks.loaders import refusing
 from saltworks.minions import QUEUE, ROLE_SLS, MachineError, Machines, bring_modules
-from saltworks.plan import MAIN_REPLICATION_PORT, endpoint
+from saltworks.parts import media
+from saltworks.plan import MAIN_REPLICATION_PORT, MEDIA_DIR, USER, endpoint
 from saltworks.tree import Tree
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,10 @@ SYNC_SECONDS, HEALTHY_SECONDS, CATCH_UP_SECONDS, SERVE_SECONDS = 120, 60, 60, 30
 
 #: A state run that brings Synapse's release, and one that has little to do.
 CONVERGE_SECONDS, APPLY_SECONDS = 900, 300
+
+#: How long a media worker's cache may take to be emptied before others' turns come first: each file
+#: is compared with its object. The next try goes on with what is left.
+EMPTY_SECONDS = 600
 
 #: What a question costs at most beyond the time for which the machine itself waits.
 MORE_SECONDS = 15
@@ -224,10 +229,23 @@ def front(minion: str) -> dict[str, Any]:
 
 @refusing
 def retire(minion: str) -> dict[str, Any]:
-    """Nothing of a worker runs on the machine any more."""
-    movement.mine(Tree.of(__opts__), "leave")
-    bring_modules(Machines(__opts__), [minion], bound=SYNC_SECONDS)
-    return _applied(minion, f"{ROLE_SLS}.worker.absent", bound=APPLY_SECONDS)
+    """Nothing of a worker runs on the machine any more.
+
+    :raises MachineError: a file of its media cache is not in the store, which does not take it.
+    """
+    house, machines = movement.mine(Tree.of(__opts__), "leave"), Machines(__opts__)
+    bring_modules(machines, [minion], bound=SYNC_SECONDS)
+    placement = house.placement(movement.map_of(house))
+    words = ""
+    if minion in media.caches(placement):
+        # Its processes first: what is in the cache then is all.
+        services = telling.services(placement, minion)
+        machines.call(minion, "synapse_worker.stop", services, bound=APPLY_SECONDS)
+        asked = "media_store.leave", USER, MEDIA_DIR, EMPTY_SECONDS
+        done = machines.call(minion, *asked, bound=EMPTY_SECONDS + MORE_SECONDS)
+        words = f"; the store has all {done['files']} files of its cache"
+    applied = _applied(minion, f"{ROLE_SLS}.worker.absent", bound=APPLY_SECONDS)
+    return {**applied, "said": f"{applied['said']}{words}"}
 
 
 @refusing

@@ -11,10 +11,13 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import boto3
+from botocore.config import Config
 
 from tests.lab.driver import rclone
 from tests.lab.driver.settings import PROJECT, Settings
@@ -28,18 +31,27 @@ Json = dict[str, Any]
 
 @dataclass
 class Site:
-    """A media tree, a store, and what lies between them."""
+    """A media tree, a store, and what lies between them.
+
+    :param name: of the machine that has the tree, where several have the store.
+    """
 
     top: Path
     port: int
+    name: str = ""
     counts: str = "local"
+    sends: bool = True
     cache: Json = field(
         default_factory=lambda: {"keep_bytes": 0, "keep_seconds": 0, "idle_seconds": 0}
     )
 
     @property
     def media(self) -> Path:
-        return self.top / "media_store"
+        return self.top / self.name / "media_store"
+
+    @property
+    def state(self) -> Path:
+        return self.top / self.name / "state"
 
     @property
     def bucket(self) -> Path:
@@ -56,6 +68,23 @@ class Site:
         file.write_bytes(data)
         return file
 
+    def upload(self, files: Mapping[str, bytes]) -> None:
+        """Objects, by the protocol: a running rclone does not see all that comes to its disk."""
+        client = self._client()
+        for path, data in files.items():
+            client.put_object(Bucket="media", Key=path, Body=data)
+
+    def lose(self, path: str) -> None:
+        """An object goes."""
+        self._client().delete_object(Bucket="media", Key=path)
+
+    def _client(self) -> Any:
+        return boto3.client(
+            "s3", endpoint_url=f"http://127.0.0.1:{self.port}", region_name="us-east-1",
+            aws_access_key_id=KEYS[0], aws_secret_access_key=KEYS[1],
+            config=Config(s3={"addressing_style": "path"}),
+        )
+
     def run(self, *words: str) -> Json:
         """The program's answer, or its error under `error`."""
         store = {
@@ -69,12 +98,13 @@ class Site:
         }
         settings = {
             "media": str(self.media),
-            "manifest": str(self.top / "state" / "manifest.jsonl"),
+            "manifest": str(self.state / "manifest.jsonl"),
             "counts": self.counts,
+            "sends": self.sends,
             "store": store,
             "cache": self.cache,
         }
-        path = self.top / "settings.json"
+        path = self.top / self.name / "settings.json"
         path.write_text(json.dumps(settings))
         command = [sys.executable, str(PROGRAM), str(path), *words]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
@@ -82,6 +112,12 @@ class Site:
         answer: Json = json.loads(done.stdout)
         assert done.returncode == ("error" in answer)
         return answer
+
+    def beside(self, name: str) -> Site:
+        """Another machine, with nothing but a cache of the same store."""
+        made = replace(self, name=name, counts="store", sends=False)
+        made.media.mkdir(parents=True)
+        return made
 
     def hash(self) -> Json:
         """The storage machine's own hashing."""
@@ -101,7 +137,7 @@ class Site:
 
     def manifest(self) -> dict[str, Json]:
         """What the manifest says, by path; of two lines the last counts."""
-        lines = (self.top / "state" / "manifest.jsonl").read_text().splitlines()
+        lines = (self.state / "manifest.jsonl").read_text().splitlines()
         return {row["path"]: row for row in map(json.loads, filter(None, lines))}
 
 

@@ -6,14 +6,16 @@ import copy
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from typing import Any
 
 import pytest
 from saltworks import milestone
 
+from tests import cluster
 from tests.lab.driver.saltanswer import verdict
 from tests.process import house as houses
-from tests.process.house import MASTER, MINION, SECRETS, House, sqlite_map
+from tests.process.house import MASTER, MINION, PATIENCE, SECRETS, House, sqlite_map
 
 #: Shown to nobody else: each secret is its own name in brackets.
 OWN = {name: f"<{name}>" for name in SECRETS}
@@ -161,6 +163,24 @@ def test_what_cannot_be_undone_waits_for_the_milestone_and_its_catch(adopted: Ho
     assert finalized().code == 0
     assert not any(path.exists() for path in kept)
     assert adopted.recorded("armed") == {}
+
+
+def test_the_media_s_status_names_who_is_away_and_who_has_no_cache_and_ends(adopted: House) -> None:
+    refused = adopted.run("media.status")
+    assert refused.code == 1
+    assert "the media: have no store yet -> run salt-run state.orchestrate" in refused.text
+    row = {"synapse": MINION, "front": MINION, "managed": True, "media": "storage", "redis": "r"}
+    adopted.record("placement", row)
+    adopted.record("registry", {"media-1": asdict(cluster.member("media-1", "media", 1))})
+    begun = time.monotonic()
+    said = adopted.run("media.status")
+    assert time.monotonic() - begun < PATIENCE
+    assert said.code == 0, said.text
+    assert said.data["store"] == {"machine": "storage"}
+    assert "did not answer saltutil.sync_states" in said.data["caches"]["media-1"]["error"]
+    assert "the media have not begun to move" in said.data["caches"][MINION]["error"]
+    assert len(said.data["problems"]) == 3
+    assert "Traceback" not in said.text
 
 
 def test_a_runner_that_is_not_there_is_no_success(adopted: House) -> None:

@@ -65,10 +65,12 @@ Endpoints = frozenset[tuple[str, str]]
 def samples(pattern: str) -> list[str]:
     """Paths that a pattern of Synapse's fits: every alternative, with and without what may be left
     out."""
-    text = re.sub(r"\(\?P<\w+>", "(", pattern.lstrip("^").rstrip("$"))
+    text = pattern.lstrip("^").rstrip("$")
+    # Media have ids of their own sort when a preview of a URL has brought them.
+    texts = [text, re.sub(r"\(\?P<media_id>[^)]*\)", "2026-11-28_x1", text)]
+    texts = [re.sub(r"\(\?P<\w+>", "(", one) for one in texts]
     for part in (r"[\w\.]*", "[^/]*", "[^/]+", ".*"):
-        text = text.replace(part, "x1")
-    texts = [text]
+        texts = [one.replace(part, "x1") for one in texts]
     while any("(" in one for one in texts):
         texts = [way for one in texts for way in _innermost(one)]
     made = [way for one in texts for way in _optional(one.replace("\\.", "."))]

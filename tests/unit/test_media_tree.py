@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import sys
 from pathlib import Path
@@ -116,3 +117,39 @@ def test_a_list_of_the_disk_must_be_whole() -> None:
 def test_a_message_names_some_and_counts_the_rest() -> None:
     assert tree.names(["a", "b"]) == "a, b"
     assert tree.names([str(n) for n in range(25)]).endswith("19 and 5 more")
+
+
+@pytest.mark.parametrize(
+    ("found", "known", "begins", "verdict"),
+    [
+        (None, None, False, "missing"),
+        (None, entry(verified="disk"), True, "missing"),
+        (stored(), None, True, "same"),
+        # What was once seen to be the same, of a file that is not that any more.
+        (stored(9, "b"), entry(9, 5, "b", "read"), False, "broken"),
+        (stored(9, "b"), entry(9, 5, "b"), False, "other"),
+        (stored(9, "c"), entry(9, 5, "b", "read"), False, "other"),
+        # A cache never wrote anything down of it.
+        (stored(9, "b"), None, True, "broken"),
+        (stored(9, "b"), None, False, "other"),
+    ],
+)
+def test_what_a_file_is_beside_its_object(
+    found: Any, known: Any, begins: bool, verdict: str
+) -> None:
+    assert tree.judged(entry(), found, known, begins=begins) == verdict
+
+
+def test_whether_an_object_begins_with_a_file_is_seen_as_its_bytes_come() -> None:
+    def begins(whole: bytes, size: int, part: bytes) -> bool:
+        beginning = tree.Beginning(size)
+        for at in range(0, len(whole), 3):
+            beginning.write(whole[at : at + 3])
+        said = beginning.is_of(entry(size=size, sha256=hashlib.sha256(part).hexdigest()))
+        assert isinstance(said, bool)
+        return said
+
+    assert begins(b"abcdefgh", 5, b"abcde")
+    assert begins(b"abcdefgh", 0, b"")
+    assert not begins(b"abcdefgh", 5, b"abcdX")
+    assert not begins(b"abc", 5, b"abc")

@@ -214,3 +214,29 @@ def test_the_list_shows_what_a_machine_waits_for_and_why_it_cannot_leave(tmp_pat
     )
     house.store.rows["told"] = {"sync-1": {}}
     assert "others are being told of it" in house.module.list_()[0]["waits_for"]
+
+
+def test_a_media_worker_is_retired_once_its_cache_has_no_only_copy(tmp_path: Path) -> None:
+    house = House(tmp_path, "draining", "media").own()
+    house.answers["media_store.leave"] = {"files": 7, "removed": 7, "bytes": 70}
+    assert "the store has all 7 files" in house.module.retire("media-1")["said"]
+    assert house.calls[-3:] == [
+        ("media-1", "synapse_worker.stop", ["synapse-worker@media-1-1"]),
+        ("media-1", "media_store.leave", "synapse", "/var/lib/synapse/media_store", 600),
+        ("media-1", "state.sls", "roles.worker.absent"),
+    ]
+
+
+def test_a_media_worker_with_an_only_copy_is_not_retired(tmp_path: Path) -> None:
+    house = House(tmp_path, "draining", "media").own()
+    house.failing[("media-1", "media_store.leave")] = MachineError("the store does not take it")
+    answer = house.module.retire("media-1")
+    assert (answer["retcode"], answer["data"]) == (1, "the store does not take it")
+    assert house.asked("state.sls") == []
+
+
+def test_a_worker_without_media_is_retired_without_a_look_at_the_store(tmp_path: Path) -> None:
+    house = House(tmp_path, "draining").own()
+    house.module.retire("sync-1")
+    assert not house.asked("media_store.leave")
+    assert not house.asked("synapse_worker.stop")

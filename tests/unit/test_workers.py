@@ -11,7 +11,8 @@ import pytest
 import yaml
 from saltworks import clustermap, plan, routing, slices, worker_table, workers
 from saltworks.errors import Problem, Refused
-from saltworks.registry import Member
+from saltworks.parts import media
+from saltworks.registry import Member, State
 
 from tests import cluster
 from tests.lab.driver import PROJECT
@@ -200,6 +201,57 @@ def test_while_something_moves_no_state_run_restarts_a_worker() -> None:
             assert found["saltworks"]["states"][-1] == "synapse.prepared"
 
 
+def test_a_machine_that_serves_media_has_the_bounded_cache_and_sends_nothing() -> None:
+    cmap = {**cluster.WORKER_MAP, "media": {"cache_bytes": 5, "cache_days": 2}}
+    placed = cluster.placement(*cluster.members(cluster.EACH))
+    every = {
+        name: slices.slice_for(cmap, placed, name, secret)
+        for name in ("synapse", *(f"{kind}-1" for kind in TABLE.kinds))
+    }
+    found = {name: row["media"] for name, row in every.items() if "media" in row}
+    assert list(found) == ["synapse", "media-1"]
+    assert found["media-1"]["cache"] == {
+        "keep_bytes": 5, "keep_seconds": 2 * 86400, "idle_seconds": 3600,
+    }
+    assert (found["media-1"]["prune"], found["media-1"]["counts"]) == (True, "store")
+    assert found["media-1"]["sends"] is False
+    # Once workers serve media they delete files that main's folder has still.
+    alone = slices.slice_for(cmap, cluster.placement(), "synapse", secret)["media"]
+    assert (alone["sends"], found["synapse"]["sends"]) == (True, False)
+    on_the_way = replace(placed, upcoming={"media": ""})
+    assert not slices.slice_for(cmap, on_the_way, "media-1", secret)["media"]["prune"]
+
+
+def test_the_caches_are_those_of_main_and_of_who_serves_media_until_he_is_gone() -> None:
+    states: tuple[State, ...] = ("ready", "joining", "draining", "gone")
+    rows = [
+        cluster.member(f"media-{number}", "media", number, state)
+        for number, state in enumerate(states, 1)
+    ]
+    placed = cluster.placement(*rows, cluster.member("sync-1", "sync", 9))
+    assert media.caches(placed) == ["synapse", "media-1", "media-2", "media-3"]
+    assert media.caches(replace(placed, media="")) == []
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "/_matrix/client/v1/media/preview_url?url=https%3A%2F%2Fa.example",
+        "/_matrix/media/v3/preview_url?url=https%3A%2F%2Fb.example",
+        "/_matrix/client/v1/media/download/lale.test/2026-11-28_aBcD",
+        "/_matrix/media/r0/thumbnail/lale.test/2026-11-28_aBcD?width=9&height=9",
+    ],
+)
+def test_a_preview_and_its_picture_are_where_the_job_clears_them_away(uri: str) -> None:
+    """They are on the machine that made them alone, and in no store."""
+    found = plan_of(*cluster.members({"media": 4}))
+    (name,) = found.duties["media"]
+    asked = routing.route(routing.Request("GET", uri), found)
+    assert asked.servers == (found.processes[name],)
+    other = routing.Request("GET", "/_matrix/client/v1/media/download/lale.test/aBcDeFgH")
+    assert len(routing.route(other, found).servers) == 4
+
+
 @pytest.mark.parametrize("state", ["gone", None])
 def test_a_machine_that_is_not_a_member_gets_nothing(state: Any) -> None:
     cmap = copy.deepcopy(cluster.WORKER_MAP)
@@ -207,7 +259,9 @@ def test_a_machine_that_is_not_a_member_gets_nothing(state: Any) -> None:
     rows = [cluster.member("sync-1", "sync", 1, state)] if state else []
     found = slices.slice_for(cmap, cluster.placement(*rows), "sync-1", secret)
     assert secrets_in(found) == set()
-    assert found["saltworks"]["states"] == ["base", "synapse.absent", "firewall.absent"]
+    assert found["saltworks"]["states"] == [
+        "base", "synapse.absent", "media.absent", "firewall.absent"
+    ]
     assert slices.slice_for(cmap, cluster.placement(), "nobody", secret) == {}
 
 

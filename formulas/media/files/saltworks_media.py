@@ -1,39 +1,50 @@
-"""The media tree of Synapse and its copy in an S3 store: copy, compare, fetch back, prune.
+"""The media tree of Synapse and its copy in an S3 store: copy, compare, fetch back, prune, leave.
 
 Run by the Python of Synapse's release, whose boto3 it uses, as Synapse's user:
 
-    python saltworks_media.py <settings.json> copy|compare|settle|back|prune [options]
+    python saltworks_media.py <settings.json> <act> [options]
+
+``copy``, ``compare``, ``settle``, ``back``, ``prune``, ``leave`` work on the media; ``report`` and
+``usage`` only look.
 
 Until the media have moved the local tree is what counts, and the store becomes like it. From then
-on the store counts (``counts`` in the settings): nothing in it is overwritten any more.
+on the store counts (``counts`` in the settings): nothing in it is overwritten any more. Where the
+tree has never been more than a cache (``sends`` is false) pruning adds nothing to the store either:
+Synapse has stored each file before it was answered, so an object that is not there was removed, or
+lost, and which of them a person must say.
 
-What is known of each file lies in the manifest. The answer is one JSON object on standard output.
+What is known of each file lies in the manifest, the last pruning beside it. The answer is one JSON
+object on standard output.
 """
 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
+import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 from saltworks_media_manifest import Manifest
 from saltworks_media_store import IMPATIENCE, PATIENCE, THREADS, Store
 from saltworks_media_tree import (
     NAMES,
+    Beginning,
     Entry,
     Failed,
     File,
     Stored,
     described,
     digest,
+    judged,
     names,
     same,
     settled,
@@ -47,20 +58,37 @@ from saltworks_media_tree import (
 TRIES = 3
 PAUSE_SECONDS = 0.5
 
+#: For how long the store's objects are listed, in seconds.
+USAGE_SECONDS = 20.0
+
+#: Beside the manifest: what the last pruning did.
+PRUNED = "pruned.json"
+
+#: What became of a file whose bytes the store shall have: it had them (``same``), got them now
+#: (``sent``); or it has none and gets none (``missing``).
+Proof = Literal["same", "sent", "missing"]
+
 
 class Media:
     """The local tree and its store.
 
     :param counts: ``local`` or ``store``: whose bytes are right where they differ.
+    :param sends: whether pruning sends what the store does not have.
     """
 
-    def __init__(self, root: Path, store: Store, manifest: Manifest, counts: str) -> None:
+    def __init__(
+        self, root: Path, store: Store, manifest: Manifest, counts: str, sends: bool
+    ) -> None:
         self.root = root
         self.store = store
         self.manifest = manifest
         self.counts = counts
+        self.sends = sends
         self.unreadable: list[str] = []
         self.differing: list[str] = []
+        self.missing: list[str] = []
+        #: Sizes of the files that were removed.
+        self.removed: list[int] = []
         self.vanished = self.broken = 0
 
     def copy(self) -> dict[str, Any]:
@@ -141,14 +169,40 @@ class Media:
             idle_seconds=idle_seconds,
             now=time.time(),
         )
-        gone = [
-            size
-            for size in self._each(chosen, lambda path: self._prune(path, local[path]))
-            if size is not None
-        ]
-        answer = self._answer(files=len(local), pruned=len(gone), bytes=sum(gone))
+        self._remove_all({path: local[path] for path in chosen}, fresh=False)
+        left = walked(self.root)
+        if not self.sends:
+            # A cache's files come and go, and half of one is seen by its object alone.
+            self.manifest.keep(left)
+        answer = self._answer(
+            files=len(local),
+            pruned=len(self.removed),
+            bytes=sum(self.removed),
+            left=len(left),
+            left_bytes=sum(file.size for file in left.values()),
+        )
         self._complain(f" Besides: {json.dumps(answer)}")
         return answer
+
+    def leave(self) -> dict[str, Any]:
+        """Every file goes, once its object was read and is the same; Synapse is stopped by then.
+
+        What the store does not have is sent first: it may be the only copy.
+
+        :raises Failed: files are left, and why.
+        """
+        self.sends = True
+        local = walked(self.root)
+        self._remove_all(local, fresh=True)
+        left = walked(self.root)
+        self.manifest.keep(left)
+        self._complain("")
+        if left:
+            raise Failed(
+                f"{len(left)} files are left, they came or changed meanwhile: "
+                f"{names(sorted(left))}; stop Synapse, then run this again, it goes on"
+            )
+        return self._answer(files=len(local), removed=len(self.removed), bytes=sum(self.removed))
 
     def _known(self) -> dict[str, File]:
         """The local tree; each file's hash is known afterwards, but of those that are broken."""
@@ -161,9 +215,13 @@ class Media:
         return local
 
     def _settle(self, paths: set[str]) -> dict[str, Any]:
-        done = [row for row in self._each(sorted(paths), self._proven) if row is not None]
+        done = [
+            proof
+            for proof in self._each(sorted(paths), lambda path: self._proven(path, send=True))
+            if proof is not None
+        ]
         self._complain("")
-        return self._answer(copied=sum(done), read=len(done))
+        return self._answer(copied=done.count("sent"), read=len(done))
 
     def _complain(self, more: str) -> None:
         rows = [
@@ -177,6 +235,11 @@ class Media:
                 "differ from their object, both are kept",
                 "compare both with a backup, and remove the wrong one",
             ),
+            (
+                sorted(self.missing),
+                "are here and not in the store: it has lost them, or they were deleted there",
+                "media_store.settle sends them, or remove them here too",
+            ),
         ]
         said = [
             f"{len(paths)} files {what}: {names(paths)}; {do}, then run this again"
@@ -186,35 +249,40 @@ class Media:
         if said:
             raise Failed(". ".join(said) + more)
 
-    def _proven(self, path: str) -> bool | None:
-        """The store's bytes are the file's, by reading them; True if it was sent for that."""
+    def _proven(self, path: str, *, send: bool) -> Proof | None:
+        """The store's bytes are the file's, by reading them; None: the file went, or just stays.
+
+        :param send: whether a file that the store has no object of is sent.
+        """
         entry = self._hashed(path)
         if entry is None:
             return None
-        found = self.store.read(path)
-        if sent := found != Stored(entry.size, entry.sha256):
-            if found is not None and self.counts == "store":
-                self._judge(path, found)
-                return None
-            entry = self._send(path)
-            if entry is None:
-                return None
-            if self.store.read(path) != Stored(entry.size, entry.sha256):
-                raise Failed(
-                    f"the store has not the bytes of {path} that it was sent just now: see the "
-                    "disk of the storage machine"
-                )
-        self.manifest.put(path, replace(entry, verified="read"))
-        return sent
-
-    def _judge(self, path: str, found: Stored) -> None:
-        """A file is not what its object is: broken, if the object is what it was once proven."""
+        beginning = Beginning(entry.size)
+        found = self.store.read(path, beginning)
         known = self.manifest.known.get(path)
-        if known is not None and known.verified and found == Stored(known.size, known.sha256):
-            (self.root / path).unlink(missing_ok=True)
-            self.broken += 1
-        else:
-            self.differing.append(path)
+        verdict = judged(entry, found, known, begins=beginning.is_of(entry))
+        if verdict == "same":
+            self.manifest.put(path, replace(entry, verified="read"))
+            return "same"
+        if verdict == "missing" and not send:
+            return "missing"
+        if verdict != "missing" and self.counts == "store":
+            if verdict == "broken":
+                (self.root / path).unlink(missing_ok=True)
+                self.broken += 1
+            else:
+                self.differing.append(path)
+            return None
+        entry = self._send(path)
+        if entry is None:
+            return None
+        if self.store.read(path) != Stored(entry.size, entry.sha256):
+            raise Failed(
+                f"the store has not the bytes of {path} that it was sent just now: see the "
+                "disk of the storage machine"
+            )
+        self.manifest.put(path, replace(entry, verified="read"))
+        return "sent"
 
     def _send(self, path: str) -> Entry | None:
         entry = self._steady(path, lambda file: self.store.put(path, file))
@@ -269,17 +337,32 @@ class Media:
         self.manifest.put(path, entry)
         return entry
 
-    def _prune(self, path: str, file: File) -> int | None:
+    def _remove_all(self, files: Mapping[str, File], *, fresh: bool) -> None:
+        """Remove those that the store has.
+
+        :param fresh: whether those go as well that the store got only now.
+        """
+        for size in self._each(files, lambda path: self._remove(path, files[path], fresh)):
+            self.removed += [] if size is None else [size]
+
+    def _remove(self, path: str, file: File, fresh: bool) -> int | None:
         """Remove a file; its size, or None if it stays or was broken."""
-        sent = self._proven(path)
-        # Sent only now: what is in the store for a while already can go, this the next time.
-        if sent is not False:
+        proof = self._proven(path, send=self.sends)
+        if proof is None:
             return None
         try:
-            if described(os.stat(self.root / path)) != file:
-                return None
-            os.unlink(self.root / path)
-        except FileNotFoundError:
+            with open(self.root / path, "rb", opener=_unnoticed) as held:
+                # Synapse's process has it in use (saltworks_media_local.py).
+                fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if described(os.fstat(held.fileno())) != file:
+                    return None
+                if proof == "missing":
+                    self.missing.append(path)
+                # In the store for a while already it can go, sent only now it can the next time.
+                if proof == "missing" or (proof == "sent" and not fresh):
+                    return None
+                os.unlink(self.root / path)
+        except (FileNotFoundError, BlockingIOError):
             return None
         return file.size
 
@@ -307,31 +390,98 @@ def _unnoticed(path: str, flags: int) -> int:
         return os.open(path, flags)
 
 
+def report(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """How the cache is; nothing is waited for, and the store not asked.
+
+    :returns: ``files`` and ``bytes`` there are; ``unverified`` and ``unverified_bytes`` of them:
+        this machine has not read their object yet, as it does before one goes; ``cache``: its
+        bounds; ``free`` of the file system; ``last``: see :func:`noted`, None when there was none.
+    """
+    root, manifest = Path(settings["media"]), Path(settings["manifest"])
+    local = walked(root)
+    seen = settled(local, Manifest(manifest).read())
+    disk = shutil.disk_usage(root if root.is_dir() else manifest.parent)
+    try:
+        last = json.loads(manifest.with_name(PRUNED).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        last = None
+    return {
+        "files": len(local),
+        "bytes": sum(file.size for file in local.values()),
+        "unverified": len(local) - len(seen),
+        "unverified_bytes": sum(file.size for path, file in local.items() if path not in seen),
+        "cache": dict(settings["cache"]),
+        "free": disk.free,
+        "last": last,
+    }
+
+
+def noted(path: Path, media: Media, error: str) -> None:
+    """Write down what a pruning did: ``at``, ``pruned`` files, ``bytes``, and so on."""
+    left = walked(media.root).values()
+    row = {
+        "at": time.time(),
+        "pruned": len(media.removed),
+        "bytes": sum(media.removed),
+        "broken": media.broken,
+        "missing": len(media.missing),
+        "left_bytes": sum(file.size for file in left),
+        "error": error,
+    }
+    temporary = path.with_name(f"{path.name}.writing")
+    temporary.write_text(json.dumps(row), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def worked(given: argparse.Namespace, settings: Mapping[str, Any], root: Path) -> dict[str, Any]:
+    """An act that works on the media, alone; its answer.
+
+    :raises Failed: see there; or another run has the media for too long.
+    """
+    store = Store(settings["store"], IMPATIENCE if given.act == "settle" else PATIENCE)
+    with Manifest(Path(settings["manifest"])).opened() as manifest:
+        media = Media(root, store, manifest, settings["counts"], settings["sends"])
+        if given.act != "prune":
+            answer: dict[str, Any] = getattr(media, given.act)()
+            return answer
+        cache = {
+            key: settings["cache"][key] if (said := getattr(given, key)) is None else said
+            for key in ("keep_bytes", "keep_seconds", "idle_seconds")
+        }
+        said = ""
+        try:
+            answer = media.prune(**cache)
+        except (Failed, OSError) as error:
+            said = str(error)
+            raise
+        finally:
+            noted(manifest.path.with_name(PRUNED), media, said)
+        return answer
+
+
 def run(argv: list[str]) -> int:
     """The command; its exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("settings", type=Path)
-    parser.add_argument("act", choices=("copy", "compare", "settle", "back", "prune"))
+    acts = ("copy", "compare", "settle", "back", "prune", "leave", "report", "usage")
+    parser.add_argument("act", choices=acts)
     for name in ("keep-bytes", "keep-seconds", "idle-seconds"):
         parser.add_argument(f"--{name}", type=int)
+    parser.add_argument("--seconds", type=float, default=USAGE_SECONDS)
     given = parser.parse_args(argv)
     begun = time.monotonic()
     try:
         settings = json.loads(given.settings.read_text(encoding="utf-8"))
         root = Path(settings["media"])
-        if not root.is_dir():
+        # Where there never was more than a cache Synapse makes it with the first file.
+        if not root.is_dir() and settings["sends"]:
             raise Failed(f"the media folder {root} is not there")
-        store = Store(settings["store"], IMPATIENCE if given.act == "settle" else PATIENCE)
-        with Manifest(Path(settings["manifest"])).opened() as manifest:
-            media = Media(root, store, manifest, settings["counts"])
-            if given.act == "prune":
-                cache = {
-                    key: settings["cache"][key] if (said := getattr(given, key)) is None else said
-                    for key in ("keep_bytes", "keep_seconds", "idle_seconds")
-                }
-                answer = media.prune(**cache)
-            else:
-                answer = getattr(media, given.act)()
+        if given.act == "report":
+            answer = report(settings)
+        elif given.act == "usage":
+            answer = Store(settings["store"], IMPATIENCE).usage(given.seconds)
+        else:
+            answer = worked(given, settings, root)
     except (Failed, OSError) as error:
         print(json.dumps({"error": str(error)}))
         return 1

@@ -13,7 +13,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -48,6 +48,16 @@ class Manifest:
                 yield self
             if self._lines > 2 * len(self.known):
                 self._shorten()
+
+    def read(self) -> dict[str, Entry]:
+        """What is known, for who only looks: no other run is waited for."""
+        self._read()
+        return self.known
+
+    def keep(self, paths: Iterable[str]) -> None:
+        """Forget all other files; the manifest's file is made short at the end of the run."""
+        for path in set(self.known) - set(paths):
+            del self.known[path]
 
     def put(self, path: str, entry: Entry) -> None:
         """Write down what is known of a file from now on."""

@@ -5,6 +5,7 @@
   requests are (the environment's ``AWS_CA_BUNDLE`` would be for all).
 - An object is fetched whole before any of it is given on. Synapse keeps what it gets of a
   provider that fails half-way, and would serve that half from then on.
+- The local folder is a cache (saltworks_media_local.py).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import tempfile
 from typing import Any, BinaryIO
 
+import saltworks_media_local
 from botocore.config import Config
 from botocore.exceptions import ClientError
 from s3_storage_provider import S3StorageProviderBackend
@@ -26,6 +28,7 @@ class Provider(S3StorageProviderBackend):
 
     def __init__(self, hs: Any, config: dict[str, Any]) -> None:
         super().__init__(hs, config)
+        saltworks_media_local.take_over()
         self._hs = hs
         self.api_kwargs["verify"] = config["ca"]
         self.api_kwargs["config"] = self.api_kwargs["config"].merge(

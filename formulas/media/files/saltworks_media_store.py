@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import time
 from collections.abc import Iterator, Mapping
-from typing import Any, BinaryIO
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, BinaryIO, Protocol
 
-from saltworks_media_tree import Failed, Stored, ledger
+from saltworks_media_tree import DIRECTORIES, Failed, Stored, ledger
 
 #: At once; each is a connection to the store.
 THREADS = 8
@@ -25,6 +27,12 @@ FULL = " (is its disk full? See df there)"
 
 #: Files from this size on are sent in parts of it.
 PART = 16 << 20
+
+
+class Takes(Protocol):
+    """Takes an object's bytes."""
+
+    def write(self, block: bytes, /) -> int: ...
 
 
 class Store:
@@ -90,7 +98,7 @@ class Store:
                 raise
         return total.hexdigest()
 
-    def read(self, path: str, into: BinaryIO | None = None) -> Stored | None:
+    def read(self, path: str, into: Takes | None = None) -> Stored | None:
         """Read an object to its end; None when there is none.
 
         :param into: gets its bytes.
@@ -116,6 +124,57 @@ class Store:
             if body is None:
                 raise Failed("the storage machine has no list of its files: run storage.hash there")
             return ledger(body.iter_lines(BLOCK))
+
+    def usage(self, seconds: float) -> dict[str, Any]:
+        """How many objects there are, and their bytes, by listing them.
+
+        One request for each folder ``local_content/ab`` and each server of remote media, and one
+        more for each thousand objects in it, :data:`THREADS` at a time. Not the bucket as a whole:
+        ``rclone serve s3`` walks all of what it is asked for again with each page (20 000 objects:
+        20 walks), and there the pages can be asked for one after the other only.
+
+        :param seconds: after which no further request is made.
+        :returns: ``objects``, ``bytes``, ``requests``, and ``whole``: whether that is all of them.
+        :raises Failed: the store does not answer.
+        """
+        end = time.monotonic() + seconds
+        total = {"objects": 0, "bytes": 0, "requests": 0, "whole": True}
+
+        def add(row: Mapping[str, Any]) -> None:
+            for key in ("objects", "bytes", "requests"):
+                total[key] += row[key]
+            total["whole"] = total["whole"] and row["whole"]
+
+        with self._saying("does not list", "its objects"):
+            folders: list[str] = []
+            for name in DIRECTORIES:
+                row = self._listed(f"{name}/", "/", end)
+                add(row)
+                folders += row["folders"]
+            with ThreadPoolExecutor(THREADS) as pool:
+                for row in pool.map(lambda name: self._listed(name, "", end), folders):
+                    add(row)
+        return total
+
+    def _listed(self, prefix: str, delimiter: str, end: float) -> dict[str, Any]:
+        """What lies below a folder; with a delimiter its folders are not looked into."""
+        row: dict[str, Any] = {
+            "objects": 0, "bytes": 0, "requests": 0, "folders": [], "whole": False,
+        }
+        more: dict[str, Any] = {"Delimiter": delimiter} if delimiter else {}
+        while time.monotonic() < end:
+            page = self._client.list_objects_v2(
+                Bucket=self.settings["bucket"], Prefix=prefix, **more
+            )
+            found = page.get("Contents", [])
+            row["requests"] += 1
+            row["objects"] += len(found)
+            row["bytes"] += sum(item["Size"] for item in found)
+            row["folders"] += [item["Prefix"] for item in page.get("CommonPrefixes", [])]
+            if not page.get("IsTruncated"):
+                return {**row, "whole": True}
+            more["ContinuationToken"] = page["NextContinuationToken"]
+        return row
 
     def _body(self, bucket: str, key: str) -> Any:
         try:

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 #: What the storage provider stores. Everything else, the cache of URL previews above all, is of
 #: this machine alone and is never copied, compared or pruned.
@@ -52,6 +52,27 @@ class Stored:
 
     size: int
     sha256: str
+
+
+class Beginning:
+    """Takes an object's bytes as they are read, and keeps the hash of the first of them.
+
+    :param size: how many.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._left = size
+        self._total = hashlib.sha256()
+
+    def write(self, block: bytes) -> int:
+        """As a file's."""
+        self._total.update(block[: self._left])
+        self._left -= min(self._left, len(block))
+        return len(block)
+
+    def is_of(self, entry: Entry) -> bool:
+        """Whether the object begins with all that the file has."""
+        return not self._left and self._total.hexdigest() == entry.sha256
 
 
 def to_copy(local: Mapping[str, File], known: Mapping[str, Entry]) -> list[str]:
@@ -111,6 +132,27 @@ def to_prune(
         chosen.append(path)
         left -= file.size
     return chosen
+
+
+def judged(
+    entry: Entry, found: Stored | None, known: Entry | None, *, begins: bool
+) -> Literal["same", "missing", "broken", "other"]:
+    """What a file is beside its object, where the store is what counts.
+
+    :param entry: the file as it is now.
+    :param found: the object as it was read; None: there is none.
+    :param known: what was written down of the file before.
+    :param begins: whether the object begins with all that the file has.
+    :returns: ``broken``: a part of its object, as a full disk leaves it, or not what was once seen
+        to be the same while the object still is: nothing is lost with it. ``other``: somebody must
+        look.
+    """
+    if found is None:
+        return "missing"
+    if found == Stored(entry.size, entry.sha256):
+        return "same"
+    proven = known is not None and known.verified and found == Stored(known.size, known.sha256)
+    return "broken" if proven or begins else "other"
 
 
 def is_media(path: str) -> bool:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import clustermap, modules, parts, routing, workers
+from . import clustermap, modules, routing, workers
 from .clustermap import Map
+from .parts import media
 from .plan import (
     AUTHORITY,
     MAIN_REPLICATION_PORT,
@@ -20,7 +21,7 @@ from .worker_table import table
 
 def nothing_runs() -> dict[str, Any]:
     """A machine of workers that is not admitted, or has gone: nothing runs, no secret is there."""
-    return {"states": ["base", "synapse.absent", "firewall.absent"]}
+    return {"states": ["base", "synapse.absent", "media.absent", "firewall.absent"]}
 
 
 def worker(
@@ -33,12 +34,12 @@ def worker(
     found = workers.of(placement)
     rows = found.of(minion)
     kind = table().kinds[rows[0].kind]
-    media = "media" in kind.resources
+    serves_media = "media" in kind.resources
     reads = any(row.minion == minion and row.reads for row in placement.members)
     formula = {
         **formula,
         "main": False,
-        "config": worker_settings(cmap, placement, found, secret, media=media, reads=reads),
+        "config": worker_settings(cmap, placement, found, secret, media=serves_media, reads=reads),
         "libraries": modules.libraries(reads),
         "certificates": {**formula["certificates"], AUTHORITY: secret("pki_authority")},
         "workers": {
@@ -50,9 +51,9 @@ def worker(
         },
     }
     beside: dict[str, Any] = {}
-    if media:
-        # It keeps a cache of the store as Synapse's machine did.
-        beside = dict(parts.PARTS["media"].synapse(cmap, placement, secret).get("beside", {}))
+    if serves_media:
+        # What is here Synapse has stored before it answered: it is never more than a cache.
+        beside = media.cache(cmap, placement, secret, sends=False)
     states = beside.pop("states", [])
     if states:
         # What is beside it belongs to its account, which comes with the release.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .. import clustermap
+from .. import clustermap, workers
 from ..clustermap import Map
 from ..errors import Problem
 from ..meeting import Check
@@ -23,6 +23,7 @@ from ..plan import (
     database_sources,
     worker_sources,
 )
+from ..worker_table import table
 from .model import Ask, Steps
 
 NAME = "media"
@@ -132,37 +133,65 @@ def legacy(cmap: Map, placement: Placement, secret: Secrets) -> dict[str, Any]:
 
 def synapse(cmap: Map, placement: Placement, secret: Secrets) -> dict[str, Any]:
     """See :class:`saltworks.parts.Part`."""
-    store = placement.media or placement.upcoming.get(NAME)
-    if not store:
+    if not (placement.media or placement.upcoming.get(NAME)):
         return {"beside": {"states": ["media.absent"]}}
-    wanted = cmap.get("media", {})
+    # It has what was there before the store was; until workers serve media in its place, who delete
+    # files that it still has.
+    sends = "media" not in workers.of(placement).duties
     return {
         "certificates": {AUTHORITY: secret("pki_authority")},
-        "beside": {
-            "states": ["media"],
-            "media": {
-                "user": USER,
-                "directory": MEDIA_DIR,
-                "counts": "store" if placement.media else "local",
-                "store": {
-                    "endpoint": endpoint(store),
-                    "ca": AUTHORITY_FILE,
-                    "bucket": BUCKET,
-                    "ledger_bucket": LEDGER_BUCKET,
-                    "ledger_key": LEDGER_KEY,
-                    "access_key": secret("media_access_key"),
-                    "secret_key": secret("media_secret_key"),
-                },
-                "cache": {
-                    "keep_bytes": int(wanted.get("cache_bytes", CACHE_BYTES)),
-                    "keep_seconds": int(wanted.get("cache_days", CACHE_DAYS)) * 86400,
-                    "idle_seconds": CACHE_IDLE,
-                },
-                # On the way back every file is needed here.
-                "prune": bool(placement.media) and NAME not in placement.upcoming,
+        "beside": cache(cmap, placement, secret, sends=sends),
+    }
+
+
+def cache(cmap: Map, placement: Placement, secret: Secrets, *, sends: bool) -> dict[str, Any]:
+    """What a machine has beside Synapse that keeps a cache of the store, or is about to.
+
+    :param sends: whether its pruning sends what the store does not have.
+    """
+    store = placement.media or placement.upcoming.get(NAME, "")
+    if not store:
+        return {"states": ["media.absent"]}
+    wanted = cmap.get("media", {})
+    return {
+        "states": ["media"],
+        "media": {
+            "user": USER,
+            "directory": MEDIA_DIR,
+            "counts": "store" if placement.media else "local",
+            "sends": sends,
+            "store": {
+                "endpoint": endpoint(store),
+                "ca": AUTHORITY_FILE,
+                "bucket": BUCKET,
+                "ledger_bucket": LEDGER_BUCKET,
+                "ledger_key": LEDGER_KEY,
+                "access_key": secret("media_access_key"),
+                "secret_key": secret("media_secret_key"),
             },
+            "cache": {
+                "keep_bytes": int(wanted.get("cache_bytes", CACHE_BYTES)),
+                "keep_seconds": int(wanted.get("cache_days", CACHE_DAYS)) * 86400,
+                "idle_seconds": CACHE_IDLE,
+            },
+            "prune": prunes(placement),
         },
     }
+
+
+def prunes(placement: Placement) -> bool:
+    """Whether caches are pruned by themselves: on the way back every file is needed."""
+    return bool(placement.media) and NAME not in placement.upcoming
+
+
+def caches(placement: Placement) -> list[str]:
+    """Machines that keep a cache of the store: Synapse's, and those of workers that serve media."""
+    if not placement.media:
+        return []
+    kinds = table().kinds
+    rows = workers.of(placement).processes.values()
+    serving = {row.machine for row in rows if "media" in kinds[row.kind].resources}
+    return [placement.synapse, *sorted(serving)]
 
 
 def relays(cmap: Map, placement: Placement) -> dict[str, dict[str, Any]]:
