@@ -425,11 +425,13 @@ class Process:
     def __init__(self, name: str, at: tuple[str, int], says_seconds: float) -> None:
         self.name = name
         auth = ["AUTH", SYNAPSE["user"], SYNAPSE["password"]]
-        self.hears = Line(at, [auth, ["SUBSCRIBE", CHANNEL]], min(HEARS_SECONDS, says_seconds), True)
+        most = min(HEARS_SECONDS, says_seconds)
+        self.hears = Line(at, [auth, ["SUBSCRIBE", CHANNEL]], most, True)
         self.says = Line(at, [auth], says_seconds, False)
         #: (when, who, on which of its connections, on which of ours)
         self.heard: list[tuple[float, str, int, int]] = []
-        self.threads = [threading.Thread(target=run, daemon=True) for run in (self._hear, self._say)]
+        runs = (self._hear, self._say)
+        self.threads = [threading.Thread(target=run, daemon=True) for run in runs]
         for thread in self.threads:
             thread.start()
 
@@ -494,7 +496,7 @@ class Bus:
         return self.since
 
     def resumed(self) -> float:
-        """Seconds from the mark until all heard each other by new connections; infinity: not yet."""
+        """Seconds from the mark until all heard each other by new lines; infinity: not yet."""
         return max(self._first(a, b) for a, b in self.pairs) - self.since
 
     def _first(self, hears: Process, says: Process) -> float:
