@@ -482,12 +482,13 @@ class Bus:
     """One process of Synapse's on each of its machines, which hear each other."""
 
     def __init__(self, house: House, says_seconds: float) -> None:
+        self.before = {name: (0, 0) for name in house.proxy}
+        self.since = time.monotonic()
         self.made = [
             Process(name, (inner(house.numbers[name]), house.port), says_seconds)
             for name in house.proxy
         ]
         self.pairs = [(a, b) for a in self.made for b in self.made if a is not b]
-        self.mark()
 
     def mark(self) -> float:
         """From now on counts what happens to the connections that are there now."""
@@ -529,7 +530,6 @@ def bus(house: House, says_seconds: float) -> Iterator[Bus]:
     """
     made = Bus(house, says_seconds)
     try:
-        # Whatever is heard is by new ones.
         made.wait(60)
         yield made
     finally:
