@@ -6,7 +6,7 @@ import csv
 import io
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from salt.exceptions import CommandExecutionError
@@ -108,7 +108,7 @@ def read(text: str) -> dict[str, Any]:
     }
 
 
-def _up(rows: list[Mapping[str, str]]) -> Iterator[tuple[str, str]]:
+def _up(rows: Iterable[Mapping[str, str]]) -> Iterator[tuple[str, str]]:
     for row in rows:
         if row["svname"] not in ("FRONTEND", "BACKEND") and row["status"].startswith("UP"):
             yield row["pxname"], row["svname"]

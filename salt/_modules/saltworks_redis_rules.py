@@ -203,8 +203,8 @@ def _of_sentinels(shown: Mapping[str, Any], errors: Mapping[str, str]) -> list[d
         found.append(
             _row(
                 f"sentinels name different masters: {', '.join(sorted(named))}",
-                "a failover takes some seconds; if it stays so, redis_set.status on each sentinel's "
-                "machine, and the firewall between them",
+                "a failover takes some seconds; if it stays so, redis_set.status on each "
+                "sentinel's machine, and the firewall between them",
             )
         )
     return found
@@ -217,8 +217,8 @@ def _of_servers(shown: Mapping[str, Any], errors: Mapping[str, str]) -> list[dic
         found.append(
             _row(
                 "no Redis serves: Synapse's processes do not hear each other",
-                "what stands beside this is why; a failover takes some seconds. Without most of the "
-                "sentinels, and without a replica, start those first",
+                "what stands beside this is why; a failover takes some seconds. Without most of "
+                "the sentinels, and without a replica, start those first",
             )
         )
     for name, row in rows.items():
@@ -235,7 +235,7 @@ def _of_servers(shown: Mapping[str, Any], errors: Mapping[str, str]) -> list[dic
                 _row(
                     f"{name} says that it is the master, too; nobody is sent to it",
                     f"Sentinel makes it a replica within {DEMOTED_SECONDS} s; if it does not, "
-                    f"systemctl restart redis-sentinel on one machine after the other",
+                    "systemctl restart redis-sentinel on one machine after the other",
                 )
             )
         elif row["role"] == "replica" and shown["master"] and name not in _ready(shown):

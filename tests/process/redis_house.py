@@ -1,8 +1,8 @@
 """Redis machines, sentinels and proxies of one machine, with the formulas' own files.
 
-Each machine has two addresses: one where its daemons listen, and one by which all others know it.
-Between the two is :class:`Network`, which knows who speaks to whom and can cut any two off from each
-other: what is under way then is neither delivered nor refused, as where a cable is pulled.
+Each machine has two addresses: one where its daemons listen, and one by which all others know
+it. Between the two is :class:`Network`, which knows who speaks to whom and can cut any two off from
+each other: what is under way then is neither delivered nor refused, as where a cable is pulled.
 """
 
 from __future__ import annotations
@@ -62,10 +62,12 @@ class Network:
 
     def carry(self, number: int, port: int) -> None:
         """What is sent to a port of a machine's public address gets there."""
+
         async def serve() -> None:
             await asyncio.start_server(
                 lambda r, w: self._one(r, w, number, port), public(number), port
             )
+
         asyncio.run_coroutine_threadsafe(serve(), self._loop).result(10)
 
     def cut(self, *pairs: tuple[int, int]) -> None:
@@ -74,11 +76,13 @@ class Network:
 
     def mend(self) -> None:
         """Everything gets through again, also what was sent meanwhile."""
+
         def mended() -> None:
             self._blocked.clear()
             for event in self._changed:
                 event.set()
             self._changed.clear()
+
         self._call(mended)
 
     def end(self) -> None:
@@ -86,7 +90,12 @@ class Network:
 
     def _call(self, function: Callable[[], Any]) -> None:
         done = threading.Event()
-        self._loop.call_soon_threadsafe(lambda: (function(), done.set()))
+
+        def called() -> None:
+            function()
+            done.set()
+
+        self._loop.call_soon_threadsafe(called)
         assert done.wait(10)
 
     async def _passable(self, pair: frozenset[str]) -> None:
@@ -289,7 +298,8 @@ class House:
         self.write("redis_proxy", name)
         # Debian's own.
         unit = self.top / name / "units/haproxy.service"
-        unit.write_text(f"ExecStart=/usr/sbin/haproxy -db -f {self.top / name / 'haproxy'}/haproxy.cfg")
+        config = self.top / name / "haproxy/haproxy.cfg"
+        unit.write_text(f"ExecStart=/usr/sbin/haproxy -db -f {config}")
         return Daemon(self.programs, f"proxy-{name}", unit)
 
     def cli(self, name: str, *words: str, account: Json = CHECK, port: int = 0) -> str:

@@ -72,5 +72,5 @@ def test_with_it_both_are_back_soon(synapse_release: Path, config: str, most: fl
 
 
 def test_a_wrong_wait_is_refused(synapse_release: Path) -> None:
-    with pytest.raises(AssertionError, match="may be from 0.1 to 10"):
+    with pytest.raises(AssertionError, match=r"may be from 0\.1 to 10"):
         waits(synapse_release, "plugin", '{"seconds": 0}')

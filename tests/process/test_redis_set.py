@@ -15,7 +15,7 @@ from salt.exceptions import CommandExecutionError
 
 from tests.process import redis_house
 from tests.process.front_door import wait_for
-from tests.process.patroni_house import folder
+from tests.process.patroni_house import Json, folder
 from tests.process.redis_house import House, Watch, bus
 from tests.render import trees
 from tests.render.conftest import renderer
@@ -93,7 +93,7 @@ def test_all_of_it_agrees(house: House) -> None:
     }  # fmt: skip
     nothing = {"says_master": False, "named_by": [], "followed_by": []}
 
-    def seen() -> list[redis_house.Json]:
+    def seen() -> list[Json]:
         return [house.proxied(name)["redises"] for name in house.proxy]
 
     # A proxy takes everybody for well until it has asked.
@@ -228,7 +228,7 @@ def test_salt_undoes_no_failover_and_restarts_nothing(house: House) -> None:
     (redis_house.SYNAPSE, ("INFO", "replication")), (redis_house.SYNAPSE, ("ROLE",)),
 ])  # fmt: skip
 def test_an_account_of_redis_may_do_its_own_alone(
-    running: House, account: redis_house.Json, words: tuple[str, ...]
+    running: House, account: Json, words: tuple[str, ...]
 ) -> None:
     assert "NOPERM" in running.cli(running.master(), *words, account=account)
 
@@ -242,7 +242,7 @@ def test_an_account_of_redis_may_do_its_own_alone(
     (SENTINEL, ("ACL", "LIST")), (SENTINEL, ("SHUTDOWN",)),
 ])  # fmt: skip
 def test_an_account_of_a_sentinel_may_do_its_own_alone(
-    running: House, account: redis_house.Json, words: tuple[str, ...]
+    running: House, account: Json, words: tuple[str, ...]
 ) -> None:
     said = running.cli("dcs-1", *words, account=account, port=running.sentinel_port)
     assert "NOPERM" in said
@@ -256,17 +256,20 @@ def test_nobody_else_is_let_in(running: House) -> None:
         assert "WRONGPASS" in running.cli("redis-1", "PING", account=wrong, port=port)
 
 
-def test_a_redis_with_a_stranger_s_certificate_serves_nobody(house: House) -> None:
-    """Synapse would not notice; the proxy does."""
+def test_a_redis_with_another_s_certificate_serves_nobody(house: House) -> None:
+    """Neither Synapse nor Sentinel nor a replica compares the name; the proxy does."""
     master = house.master()
     where = house.top / master / "redis"
     kept = {kind: (where / f"tls.{kind}").read_text() for kind in ("crt", "key")}
-    stranger = redis_house.Authority().issue(master)
+    another = house.authority.issue("somebody")
     for kind in kept:
-        (where / f"tls.{kind}").write_text(stranger[kind])
+        (where / f"tls.{kind}").write_text(another[kind])
     try:
         house.redis[master].restart()
-        wait_for("nobody to be sent there", lambda: master not in house.serving(), 10)
+        wait_for("nobody to be sent there", lambda: house.serving() == {""}, 10)
+        time.sleep(5)
+        assert house.serving() == {""}
+        assert house.role(master) == "master", "or it is no test of this"
     finally:
         for kind, text in kept.items():
             (where / f"tls.{kind}").write_text(text)
