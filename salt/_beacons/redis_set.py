@@ -14,10 +14,12 @@ from salt.exceptions import CommandExecutionError
 __virtualname__ = "redis_set"
 
 __salt__: dict[str, Any]
-__context__: dict[str, Any]
 
 #: A failover passes by in less: what is wrong must still be so at the second look.
 LOOKS = 2
+
+#: What was told last, and how many looks have seen something else.
+_past: dict[str, Any] = {"told": None, "looks": 0}
 
 
 def __virtual__() -> str:
@@ -25,12 +27,9 @@ def __virtual__() -> str:
 
 
 def validate(config: list[dict[str, Any]]) -> tuple[bool, str]:
-    """The configuration is right; there is none but Salt's own ``interval``."""
+    """There is no configuration but Salt's own, such as ``interval``."""
     if not isinstance(config, list) or not all(isinstance(row, dict) for row in config):
         return False, "the beacon redis_set wants a list: [{interval: 15}]"
-    unknown = {key for row in config for key in row} - {"interval", "beacon_module", "_beacon_name"}
-    if unknown:
-        return False, f"the beacon redis_set knows no {', '.join(sorted(unknown))}"
     return True, "Valid beacon configuration"
 
 
@@ -40,19 +39,18 @@ def beacon(config: list[dict[str, Any]]) -> list[dict[str, Any]]:
     :returns: nothing, or one row.
     """
     now = _seen()
-    past: dict[str, Any] = __context__.setdefault("redis_set.beacon", {"told": None, "looks": 0})
-    if now == past["told"]:
-        past["looks"] = 0
+    if now == _past["told"]:
+        _past["looks"] = 0
         return []
-    past["looks"] += 1
-    first = past["told"] is None
+    _past["looks"] += 1
+    first = _past["told"] is None
     if first and not now["wrong"]:
         # As it should be: nobody needs to hear that the minion has started.
-        past.update(told=now, looks=0)
+        _past.update(told=now, looks=0)
         return []
-    if past["looks"] < LOOKS:
+    if _past["looks"] < LOOKS:
         return []
-    past.update(told=now, looks=0)
+    _past.update(told=now, looks=0)
     return [{"tag": "changed", **now}]
 
 
