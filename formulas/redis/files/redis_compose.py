@@ -3,8 +3,8 @@
 
 Sentinel makes a Redis write its configuration file anew (CONFIG REWRITE), so that it is what it was
 after a restart. Of that file one line alone is carried over, ``replicaof``: that line is nobody
-else's, and all others are Salt's. So a failover changes no file that Salt has, and what Salt changes
-undoes no failover. https://redis.io/docs/latest/commands/config-rewrite/
+else's, and all others are Salt's. So a failover changes no file that Salt has, and what Salt
+changes undoes no failover. https://redis.io/docs/latest/commands/config-rewrite/
 """
 
 from __future__ import annotations

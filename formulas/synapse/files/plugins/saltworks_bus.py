@@ -2,8 +2,8 @@
 
 Synapse speaks to its other processes by one connection to Redis, and hears them by another. Each
 time that the first is lost it waits longer before it comes again, up to ten seconds, and never goes
-back to less (Twisted's ReconnectingClientFactory, whose ``resetDelay`` nobody calls for it). After a
-failover of Redis that wait would be most of what users notice.
+back to less (Twisted's ReconnectingClientFactory, whose ``resetDelay`` nobody calls for it). After
+a failover of Redis that wait would be most of what users notice.
 """
 
 from __future__ import annotations
