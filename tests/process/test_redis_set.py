@@ -130,7 +130,9 @@ def test_a_thawed_old_master_has_no_clients_and_gets_none(house: House) -> None:
         thawed = time.monotonic()
         wait_for("it to be a replica", lambda: house.role(master) == "slave", 20)
         assert all(master not in seen for when, seen in watch.rows if when > thawed)
-        # Sentinels' own channel, and that of the bus at the new one alone.
+        # Sentinels' own channel, which come again, and that of the bus at the new one alone.
+        wait_for("sentinels' channel", lambda: channels(house, master) == 1)
+        time.sleep(3)
         assert channels(house, master) == 1
         assert channels(house, house.master()) == 2
         assert processes.silence() < 2
