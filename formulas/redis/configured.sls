@@ -1,4 +1,4 @@
-{%- from 'redis/map.jinja' import redis, config_dir, drop_in with context %}
+{%- from 'redis/map.jinja' import redis, config_dir, settings, first, program, drop_in with context %}
 
 include:
   - redis.installed
@@ -17,7 +17,7 @@ redis-{{ name }}:
         - pkg: redis-packages
 {%- endfor %}
 
-# Holds the hash of the password, and no more is needed.
+# Holds hashes of the passwords, and no more is needed.
 redis-accounts:
   file.managed:
     - name: {{ config_dir }}/users.acl
@@ -32,14 +32,34 @@ redis-accounts:
 
 redis-config:
   file.managed:
-    - name: {{ config_dir }}/redis.conf
+    - name: {{ settings }}
     - source: salt://redis/files/redis.conf.jinja
+    - template: jinja
+    - user: root
+    - group: redis
+    - mode: '0640'
+    - show_changes: false
+    - require:
+        - pkg: redis-packages
+
+# Read once, by the first start. It may change later, and nothing comes of it.
+redis-first:
+  file.managed:
+    - name: {{ first }}
+    - source: salt://redis/files/first.conf.jinja
     - template: jinja
     - user: root
     - group: redis
     - mode: '0640'
     - require:
         - pkg: redis-packages
+
+redis-program:
+  file.managed:
+    - name: {{ program }}
+    - source: salt://redis/files/redis_compose.py
+    - mode: '0755'
+    - makedirs: true
 
 redis-unit:
   file.managed:

@@ -15,6 +15,8 @@ redis-running:
         - file: redis-authority
         - file: redis-unit
     - require:
+        - file: redis-first
+        - file: redis-program
         - module: redis-unit-loaded
 
 redis-serving:

@@ -12,7 +12,7 @@ WANTED="debootstrap systemd-container dnsmasq-base iproute2 nftables rsync pytho
         openssl git procps util-linux ca-certificates gcc libc6-dev python3-dev"
 
 TESTED="nginx postgresql-15 redis-server python3-psycopg2 etcd-server etcd-client patroni python3-idna
-        pgbackrest"
+        pgbackrest redis-sentinel haproxy"
 
 [ "${1:-}" != test ] || WANTED="$WANTED $TESTED"
 command -v dpkg-query >/dev/null ||
@@ -49,6 +49,8 @@ if [ -n "$missing" ]; then
     case "$missing " in *" nginx "*) systemctl disable --quiet nginx || true ;; esac
     case "$missing " in *" postgresql-15 "*) systemctl disable --quiet postgresql || true ;; esac
     case "$missing " in *" redis-server "*) systemctl disable --quiet redis-server || true ;; esac
+    case "$missing " in *" redis-sentinel "*) systemctl disable --quiet redis-sentinel || true ;; esac
+    case "$missing " in *" haproxy "*) systemctl disable --quiet haproxy || true ;; esac
     case "$missing " in *" etcd-server "*) systemctl disable --quiet etcd || true ;; esac
     case "$missing " in *" patroni "*) systemctl disable --quiet patroni || true ;; esac
 fi

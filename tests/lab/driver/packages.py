@@ -56,6 +56,7 @@ MIRROR = [
     "ldap-utils",
     "sqlite3",
     "redis-server",
+    "redis-sentinel",
     "patroni",
     "python3-idna",
     "etcd-server",

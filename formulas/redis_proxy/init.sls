@@ -1,0 +1,4 @@
+include:
+  - redis_proxy.installed
+  - redis_proxy.configured
+  - redis_proxy.running

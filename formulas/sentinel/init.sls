@@ -1,0 +1,4 @@
+include:
+  - sentinel.installed
+  - sentinel.configured
+  - sentinel.running
