@@ -99,7 +99,7 @@ def test_nobody_s_token_has_no_owner(url: str, token: str) -> None:
     assert content["errcode"] in ("M_MISSING_TOKEN", "M_UNKNOWN_TOKEN")
 
 
-@pytest.mark.parametrize("package", [modules.OWNER_PACKAGE, modules.PATIENCE_PACKAGE])
+@pytest.mark.parametrize("package", modules.BESIDE_WORKERS.values())
 def test_a_plugin_is_locked_by_its_hash(package: dict[str, str]) -> None:
     path = PROJECT / "formulas" / package["source"].removeprefix("salt://")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()

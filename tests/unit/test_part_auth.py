@@ -184,7 +184,9 @@ def test_the_module_s_package_is_there_before_it_is_used_so_that_no_move_changes
     stages = [slice_of("synapse", stage)["synapse"] for stage in STAGES]
     plugins = [row["plugins"] for row in stages]
     assert all(row == plugins[0] for row in plugins)
-    assert sorted(plugins[0]) == ["saltworks_ldap", "saltworks_owner", "saltworks_patience"]
+    assert sorted(plugins[0]) == [
+            "saltworks_bus", "saltworks_ldap", "saltworks_owner", "saltworks_patience",
+        ]
     trusted = ["saltworks" in row["certificates"] for row in stages]
     assert trusted == [False, True, True, True, True, True]
 

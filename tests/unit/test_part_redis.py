@@ -58,7 +58,7 @@ def test_main_is_told_in_the_window_and_has_all_that_it_needs_before() -> None:
     assert upcoming["redis"]["password"] == "<redis_password>"
     assert upcoming["worker_replication_secret"] == "<worker_replication_secret>"
     assert [row["port"] for row in upcoming["listeners"]] == [8008, 8009, 9093]
-    for name in ("saltworks_owner.Owner", "saltworks_patience.Patience"):
+    for name in ("saltworks_owner.Owner", "saltworks_patience.Patience", "saltworks_bus.Bus"):
         assert {"module": name, "config": {}} in upcoming["modules"]
     assert formula["certificates"]["saltworks"] == "<pki_authority>"
     # What it runs with afterwards is just that: its next state run restarts nothing.

@@ -34,6 +34,20 @@ PATIENCE_PACKAGE = {
     "source_hash": "sha256=93ed356f9635c0734c1bc5affa8920d7b0e0cea3e634588046d20b567cf0c8fb",
 }
 
+#: Comes back to Redis within a second; Synapse's own senders may wait for ten.
+BUS = "saltworks_bus.Bus"
+BUS_PACKAGE = {
+    "source": "salt://synapse/files/plugins/saltworks_bus.py",
+    "source_hash": "sha256=6d208913f756207815de2f66629422f8e6e8488f4ed67de4ec6ca375bf9c6524",
+}
+
+#: What every process has once there are workers, or may be.
+BESIDE_WORKERS: Mapping[str, Mapping[str, str]] = {
+    OWNER: OWNER_PACKAGE,
+    PATIENCE: PATIENCE_PACKAGE,
+    BUS: BUS_PACKAGE,
+}
+
 #: Reads from standbys of the database; a package of its own (``src``).
 STANDBY_READS = "synapse_standby_reads.StandbyReads"
 
@@ -67,7 +81,7 @@ def beside_workers(redis: str) -> list[dict[str, Any]]:
 
     :param redis: the machine through which processes hear of each other; empty: there is one.
     """
-    return [{"module": name, "config": {}} for name in (OWNER, PATIENCE)] if redis else []
+    return [{"module": name, "config": {}} for name in BESIDE_WORKERS] if redis else []
 
 
 def standby_reads(standbys_file: str) -> dict[str, Any]:
@@ -101,7 +115,7 @@ def plugins(cmap: Map) -> dict[str, dict[str, str]]:
     }
     if any(row["module"] == LDAP for row in cmap["synapse"].get("modules", [])):
         found[BOUNDED_LDAP.partition(".")[0]] = dict(BOUNDED_LDAP_PACKAGE)
-    for name, package in ((OWNER, OWNER_PACKAGE), (PATIENCE, PATIENCE_PACKAGE)):
+    for name, package in BESIDE_WORKERS.items():
         found[name.partition(".")[0]] = dict(package)
     return found
 
