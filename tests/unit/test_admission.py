@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -75,10 +74,8 @@ class Keys:
 
 
 @pytest.fixture(autouse=True)
-def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Salt's own handler would print what is logged after pytest's last line."""
-    monkeypatch.setattr(admission.log, "propagate", False)
-    monkeypatch.setattr(admission.log, "handlers", [logging.NullHandler()])
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first second."""
     monkeypatch.setattr(time, "time", lambda: 1.0)
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from saltworks import joins, minions, owners, plan, registry, telling
+from saltworks import joins, owners, plan, registry, telling
 from saltworks.minions import MachineError
 
 from tests import cluster
@@ -77,13 +76,6 @@ class House(worker_house.House):
 
     def sleep(self, seconds: float) -> None:
         self.now += 100.0
-
-
-@pytest.fixture(autouse=True)
-def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Salt's own handler would print what is logged after pytest's last line."""
-    monkeypatch.setattr(minions.log, "propagate", False)
-    monkeypatch.setattr(minions.log, "handlers", [logging.NullHandler()])
 
 
 def test_the_first_machine_becomes_a_member_once(tmp_path: Path) -> None:
