@@ -170,6 +170,16 @@ def test_memory_is_refused_with_a_figure() -> None:
     assert "2.0 GiB of memory available, 6 GiB needed" in problem
 
 
+@pytest.mark.parametrize(("found", "left"), [("128\n", "1024\n"), ("8192\n", "8192\n")])
+def test_the_kernel_s_bound_is_raised_and_never_lowered(
+    tmp_path: Path, found: str, left: str
+) -> None:
+    file = tmp_path / "max_user_instances"
+    file.write_text(found)
+    hostcheck.raise_inotify(file)
+    assert file.read_text() == left
+
+
 def test_cached_thing_is_made_once_and_half_made_ones_are_made_again(tmp_path: Path) -> None:
     calls: list[Path] = []
 

@@ -34,6 +34,8 @@ TOOLS = {
 }
 """Commands the lab uses, each with the Debian package that brings it."""
 
+INOTIFY, INSTANCES = Path("/proc/sys/fs/inotify/max_user_instances"), 1024
+
 
 def problems(settings: Settings, *, cached: bool, running: bool) -> list[str]:
     """Every reason why the lab cannot run here.
@@ -125,6 +127,16 @@ def kernel_problems(settings: Settings) -> list[str]:
         found.append("no control group can be made below /sys/fs/cgroup. Mount it writable")
     cgroups.remove(trial)
     return found
+
+
+def raise_inotify(file: Path = INOTIFY) -> None:
+    """systemd of each machine watches files by some ten instances, all of them root's of the host.
+
+    The kernel's own bound of 128 is what a dozen machines take. It is raised, never lowered, and
+    stays so until the host's next boot (inotify(7)).
+    """
+    if int(file.read_text()) < INSTANCES:
+        file.write_text(f"{INSTANCES}\n")
 
 
 def check(settings: Settings, *, cached: bool, running: bool) -> None:

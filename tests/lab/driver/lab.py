@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import saltaccess, tree
+from . import hostcheck, saltaccess, tree
 from .authority import Authority
 from .errors import LabError
 from .image import Images
@@ -120,6 +120,7 @@ class Lab:
         self.settings.note()
         self.authority.up()
         self.network.up()
+        hostcheck.raise_inotify()
 
     def boot(self, names: Sequence[str], answering: bool = True) -> None:
         """Boot machines at once; with ``answering`` wait until their minions answer too."""
