@@ -31,7 +31,7 @@ OWNER_PACKAGE = {
 PATIENCE = "saltworks_patience.Patience"
 PATIENCE_PACKAGE = {
     "source": "salt://synapse/files/plugins/saltworks_patience.py",
-    "source_hash": "sha256=93ed356f9635c0734c1bc5affa8920d7b0e0cea3e634588046d20b567cf0c8fb",
+    "source_hash": "sha256=58339b912bfd58a63f6089c885ba626acf04e6827d1e2f9ab2dcd338011a6ea5",
 }
 
 #: Comes back to Redis within a second; Synapse's own senders may wait for ten.

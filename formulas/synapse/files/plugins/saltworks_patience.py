@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 import select
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -28,10 +29,12 @@ from twisted.enterprise.adbapi import ConnectionLost
 #: How long a new connection is tried for, in seconds: a dead primary is replaced within 20, and
 #: somewhat later where the store of its backups is away too.
 WAIT_SECONDS = 30.0
-#: Between two tries.
-PAUSE_SECONDS = 0.1
-#: How often one transaction is run again: a switchover cuts it off once.
-TRIES = 3
+#: Between two tries of a thread: the first, and the longest, to which it doubles.
+PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 1.0
+#: How often one transaction is run: a switchover cuts it off once.
+ATTEMPTS = 3
+#: What no waiting mends, in libpq's words: there is no code where there is no connection yet.
+HOPELESS = ("authentication failed", "no pg_hba.conf entry")
 
 Callbacks = list[Any]
 
@@ -64,6 +67,9 @@ class PatientPool:
         self._closed = database.engine.is_connection_closed
         self._set_autocommit = database.engine.attempt_to_set_autocommit
         self._transaction = database.new_transaction
+        self._lock = threading.Lock()
+        #: When the outage that lasts began, by ``time.monotonic()``; None while there is none.
+        self._since: float | None = None
         # Only now: Synapse may silence the loggers that were there when it set up its log.
         self._logger = logging.getLogger(__name__)
 
@@ -78,17 +84,45 @@ class PatientPool:
     def connect(self) -> Any:
         """A connection of this thread's, as soon as there is a primary.
 
-        :raises OperationalError: there was none in time; the last try's.
+        All threads wait for the same outage: what stands in the queue until it has lasted for too
+        long tries once, and fails.
+
+        :raises OperationalError: there was none in time, or the process stops; the last try's.
         """
-        end = time.monotonic() + self._seconds
+        if self._pool.threadID() in self._pool.connections:
+            # It has one, whose state this says nothing of.
+            return self._connect()
+        pause = PAUSE_SECONDS
         while True:
             try:
-                return self._connect()
+                made = self._connect()
             except self._database.engine.module.OperationalError as error:
-                if time.monotonic() > end:
+                if not self._waits(" ".join(str(error).split())):
                     raise
-                self._logger.info("waiting for the database: %s", " ".join(str(error).split()))
-                time.sleep(PAUSE_SECONDS)
+                time.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+            else:
+                self._over()
+                return made
+
+    def _waits(self, said: str) -> bool:
+        """Whether a try that failed is worth another one."""
+        if any(words in said for words in HOPELESS):
+            return False
+        with self._lock:
+            if self._since is None:
+                self._since = time.monotonic()
+                self._logger.info("waiting for the database: %s", said)
+            # A process that stops waits for its threads.
+            in_time = time.monotonic() < self._since + self._seconds
+            return in_time and not self._pool.threadpool.joined
+
+    def _over(self) -> None:
+        with self._lock:
+            if self._since is not None:
+                seconds = time.monotonic() - self._since
+                self._logger.info("the database is back, after %.1f s", seconds)
+            self._since = None
 
     def is_closed(self, conn: Any) -> bool:
         """Whether a connection that nobody uses has ended, at this end or at the server's."""
@@ -113,35 +147,47 @@ class PatientPool:
         *args: Any,
         **kwargs: Any,
     ) -> Any:
-        """In the place of Synapse's own, with its contract."""
+        """In the place of Synapse's own, with its contract.
+
+        Callbacks of all attempts are called in the end, as Synapse has it (``call_after``): a
+        stream's id that a cut off attempt took is given back by one of them.
+        """
         lists = (after_callbacks, async_after_callbacks, exception_callbacks)
-        lengths = [len(callbacks) for callbacks in lists]
         autocommit, level = conn.autocommit, conn.isolation_level
-        left = TRIES
-        while True:
+        done = False
+
+        def noted(txn: Any, *args: Any, **kwargs: Any) -> Any:
+            nonlocal done
+            # Synapse itself runs it again, for a deadlock.
             done = False
+            result = func(txn, *args, **kwargs)
+            done = True
+            return result
 
-            def noted(txn: Any, *args: Any, **kwargs: Any) -> Any:
-                nonlocal done
-                # Synapse itself runs it again, for a deadlock.
-                done = False
-                result = func(txn, *args, **kwargs)
-                done = True
-                return result
-
+        attempt = 1
+        while True:
             try:
+                if attempt > 1:
+                    self._renew(conn.conn, level, autocommit)
                 return self._transaction(conn, desc, *lists, noted, *args, **kwargs)
             except ConnectionLost:
-                left -= 1
                 # Once it is done what is left is its COMMIT.
-                if (done and not autocommit) or not left:
+                if (done and not autocommit) or attempt == ATTEMPTS:
                     raise
                 self._logger.info("running %s again: it was cut off", desc)
-            for callbacks, length in zip(lists, lengths, strict=True):
-                del callbacks[length:]
-            # Twisted has forgotten the old one already.
-            conn.conn._connection = self._pool.connect()
-            conn.conn.set_session(isolation_level=level, autocommit=autocommit)
+                attempt += 1
+
+    def _renew(self, conn: Any, level: int, autocommit: bool) -> None:
+        """Another connection for one that Twisted has forgotten already.
+
+        :raises ConnectionLost: it was cut off at once.
+        """
+        conn._connection = self._pool.connect()
+        try:
+            conn.set_session(isolation_level=level, autocommit=autocommit)
+        except self._database.engine.module.OperationalError:
+            self._pool.disconnect(conn._connection)
+            raise ConnectionLost from None
 
 
 def has_ended(conn: Any) -> bool:
