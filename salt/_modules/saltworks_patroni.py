@@ -32,6 +32,9 @@ NEAR_BYTES = 16 << 20
 
 LOOK_SECONDS = 0.2
 
+#: Of each of the four questions of :func:`status`, in seconds: who asks many machines waits for 15.
+SOON = 3
+
 _HERE = """
 SELECT json_build_object(
   'recovery', pg_is_in_recovery(),
@@ -82,15 +85,16 @@ def status(config: str = CONFIG) -> dict[str, Any]:
     own = read_config(config)
     here: dict[str, Any] = {"name": own["name"]}
     try:
-        here.update(__salt__["pgcluster.sql"](connection(own), _HERE, 10, "facts of the server")[0])
+        facts = __salt__["pgcluster.sql"](connection(own), _HERE, SOON, "facts of the server")
+        here.update(facts[0])
     except CommandExecutionError as problem:
         here["error"] = str(problem)
     here["disk"] = _disk(own["postgresql"]["data_dir"])
     made: dict[str, Any]
     try:
-        shown, configured = _json(own, "/cluster"), _json(own, "/config")
+        shown, configured = _json(own, "/cluster", SOON), _json(own, "/config", SOON)
     except CommandExecutionError as problem:
-        alone = _json(own, "/patroni")
+        alone = _json(own, "/patroni", SOON)
         made = __salt__["patroni_rules.by_itself"](alone, here, str(problem))
     else:
         made = __salt__["patroni_rules.joined"](shown, here, configured)
@@ -286,7 +290,7 @@ def _disk(folder: str) -> dict[str, int]:
         with contextlib.suppress(FileNotFoundError):
             row = os.statvfs(path)
             found.append({"free": row.f_bavail * row.f_frsize, "size": row.f_blocks * row.f_frsize})
-    return min(found, key=lambda row: row["free"], default={})
+    return min(found, key=lambda row: row["free"] / row["size"], default={})
 
 
 def _members(own: Mapping[str, Any]) -> dict[str, str]:
@@ -295,8 +299,8 @@ def _members(own: Mapping[str, Any]) -> dict[str, str]:
     return {row["name"]: row["api_url"].rpartition("/")[0] for row in rows}
 
 
-def _json(own: Mapping[str, Any], path: str) -> dict[str, Any]:
-    code, said = _asked(own, "GET", path)
+def _json(own: Mapping[str, Any], path: str, seconds: float = 10) -> dict[str, Any]:
+    code, said = _asked(own, "GET", path, seconds=seconds)
     if code != 200:
         # Of /config: nothing is configured yet.
         if code == 404 or (code and path == "/config"):

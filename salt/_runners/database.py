@@ -198,9 +198,7 @@ def admit(minion: str) -> dict[str, Any]:
     wrong = {name: str(row) for name, row in answers.items() if isinstance(row, MachineError)}
     if first not in others or first in wrong:
         raise MachineError(f"join: {wrong.get(first, 'there is no primary to be copied')}")
-    changed = _changed({name: row for name, row in answers.items() if name not in wrong})
-    words = f"{', '.join(name for name in others if name not in wrong)} admit it"
-    return {"said": "; ".join([words, *sorted(wrong.values())]), "changes": changed}
+    return _told_later(house, minion, answers, "admit it")
 
 
 @refusing
@@ -287,10 +285,9 @@ def shut_out(minion: str) -> dict[str, Any]:
     """
     house, machines = movement.mine(Tree.of(__opts__), "leave"), Machines(__opts__)
     cmap = movement.map_of(house)
-    placement = house.placement(cmap)
-    others = [*cluster.gates(cmap, placement), *cluster.running(placement)]
-    changed = _applied(machines, others, ROLE_SLS, "leave")
-    return {"said": f"{', '.join(others)} let {minion} in no more", "changes": changed}
+    others = cluster.neighbours(cmap, house.placement(cmap))
+    answers = machines.calls(others, "state.sls", ROLE_SLS, bound=APPLY_SECONDS, queue=QUEUE)
+    return _told_later(house, minion, answers, f"let {minion} in no more")
 
 
 @refusing
@@ -377,8 +374,9 @@ def _told_most(answers: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     if not rows:
         wrong = "; ".join(map(str, answers.values()))
         raise MachineError(f"no machine of the database's cluster can say how it is: {wrong}")
-    # The primary knows how far the others are.
-    name = next((name for name, row in rows.items() if cluster.leader(row) == name), min(rows))
+    # Who sees etcd knows the others; of those the primary how far they are.
+    name = min(rows, key=lambda each: (
+        bool(rows[each].get("dcs")), cluster.leader(rows[each]) != each, each))
     return name, rows[name]
 
 
@@ -410,6 +408,16 @@ def _told(house: Tree, minion: str) -> str:
     ledger.late({name: () for name in wrong})
     words = f"{', '.join(name for name in names if name not in wrong)} know it"
     return "; ".join([words, *(f"later: {line}" for line in wrong.values())])
+
+
+def _told_later(house: Tree, minion: str, answers: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """Who did what in a state run; reconcile has it done by all others once they answer."""
+    wrong = {name: str(row) for name, row in answers.items() if isinstance(row, MachineError)}
+    telling_run.Ledger(house, minion).late({name: () for name in wrong})
+    there = {name: row for name, row in answers.items() if name not in wrong}
+    words = f"{', '.join(there) or 'nobody'} {what}"
+    later = [f"later: {line}" for line in sorted(wrong.values())]
+    return {"said": "; ".join([words, *later]), "changes": _changed(there)}
 
 
 def _applied(machines: Machines, names: Sequence[str], sls: str, what: str) -> dict[str, Any]:

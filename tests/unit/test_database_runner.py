@@ -126,7 +126,8 @@ def test_a_dead_standby_is_in_nobody_s_way_and_a_dead_primary_is(tmp_path: Path)
     house.add(third)
     house.silent = {"database-2"}
     said = house.module.admit("database-3")["said"]
-    assert said.startswith(f"{', '.join(GATES)}, database admit it; database-2 did not answer")
+    assert f"{', '.join(GATES)}, database admit it; later: database-2 did not answer" in said
+    assert list(house.store.rows[telling.LATE]) == ["database-2"], "reconcile does it"
     house.silent, house.leader = {"database"}, "database"
     assert "database did not answer" in house.module.admit("database-3")["data"]
     house.silent, house.leader = set(), ""
@@ -164,8 +165,12 @@ def test_a_machine_that_was_coming_and_is_away_is_gone(tmp_path: Path) -> None:
         "database-2": {"old": "joining", "new": "gone"}
     }
     house.own().calls.clear()
-    assert house.module.shut_out("database-2")["changes"]
+    house.silent = {"storage"}
+    done = house.module.shut_out("database-2")
+    assert done["changes"]
     assert house.asked("state.sls", "roles") == [*GATES, "database"]
+    assert "later: storage did not answer" in done["said"]
+    assert list(house.store.rows[telling.LATE]) == ["storage"], "it hears it once it is back"
 
 
 def test_switchover_and_reinit_refuse_what_cannot_be(tmp_path: Path) -> None:
@@ -194,6 +199,26 @@ def test_status_asks_the_next_when_one_is_away(tmp_path: Path) -> None:
     assert [line for line in found["problems"] if line.startswith("database: ")]
     house.silent = {"database", "database-2"}
     assert "can say how it is" in house.module.status()["data"]
+
+
+def test_status_believes_whoever_sees_etcd(tmp_path: Path) -> None:
+    house = House(tmp_path, *TWO)
+    rows = {
+        # An old primary that is cut off does not know yet that it is none.
+        "database": {"leader": "database", "members": {}, "dcs": "no answer"},
+        "database-2": {"leader": "database-2", "members": {}, "dcs": ""},
+    }
+    asked = house.call
+
+    def call(minion: str, function: str, *args: Any) -> Any:
+        return rows[minion] if function == "patroni.status" else asked(minion, function, *args)
+
+    house.call = call  # type: ignore[method-assign]
+    assert house.module.status()["asked"] == "database-2"
+    rows["database-2"]["leader"] = ""
+    assert house.module.status()["leader"] == ""
+    rows["database-2"]["dcs"] = "no answer"
+    assert house.module.status()["asked"] == "database"
 
 
 def test_without_a_cluster_there_is_nothing_to_ask(tmp_path: Path) -> None:

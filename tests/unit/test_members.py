@@ -173,6 +173,8 @@ def test_who_is_told_later_is_still_there() -> None:
         "sync-1": [], "persister-1": ["synapse-worker@persister-1-1"], "synapse": ["synapse"],
     }  # fmt: skip
     assert found["sync-1"]["not_before"] == 7.0
+    beside = telling.late(at, {"storage": {}, "dcs-9": {}}, ["storage", "synapse"])
+    assert list(beside) == ["storage"]
 
 
 @pytest.mark.parametrize("stage", ["nobody", "told", "stopped"])

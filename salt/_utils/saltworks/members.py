@@ -24,6 +24,7 @@ from .invites import Invite
 from .keys import Keys
 from .lock import stamp
 from .minions import MachineError, Machines
+from .parts.database import cluster
 from .plan import PORT, Placement, endpoint
 from .reconcile import Seen
 from .tree import Tree
@@ -90,7 +91,7 @@ def gathered(house: Tree, keys: Keys, machines: Callable[[], Machines], now: flo
     barred = {name: why for name, row in known.items() if (why := barrier(placement, row.kind))}
     rows = bank.read(house.store, joins.RECORD)
     out = set(bank.read(house.store, admission.OUT))
-    late = telling.late(placement, late_rows)
+    late = telling.late(placement, late_rows, cluster.neighbours(cmap, placement))
     ready = [name for name, member in known.items() if member.state == "ready"]
     waiting = {*late} | {
         name

@@ -13,6 +13,7 @@ from typing import Any
 from . import bank, clustermap, movement, parts, plan, registry, telling, telling_run
 from .errors import Problem, Refused
 from .minions import BOUND_SECONDS, QUEUE, ROLE_SLS, MachineError, Machines, bring_modules
+from .parts.database import cluster
 from .plan import Placement
 from .telling_run import Ledger, Way
 from .tree import Tree
@@ -100,7 +101,8 @@ def told_later(house: Tree, machines: Machines, machine: str) -> dict[str, Any]:
     """
     cmap = movement.map_of(house)
     placement = house.placement(cmap)
-    late = telling.late(placement, bank.read(house.store, telling.LATE))
+    beside = cluster.neighbours(cmap, placement)
+    late = telling.late(placement, bank.read(house.store, telling.LATE), beside)
     ledger = Ledger(house, machine)
     if machine not in late:
         ledger.heard([machine])

@@ -114,12 +114,15 @@ def left(placement: Placement, rows: Rows, away: Collection[str] = ()) -> Tellin
     )
 
 
-def late(placement: Placement, rows: Rows) -> dict[str, Mapping[str, Any]]:
+def late(
+    placement: Placement, rows: Rows, beside: Collection[str] = ()
+) -> dict[str, Mapping[str, Any]]:
     """Of those that were to be told later, those whom it still concerns.
 
     :param rows: the record ``late``.
+    :param beside: machines that run nothing of Synapse, and are told of others: by their role.
     """
-    runs = _running(placement)
+    runs = {**{name: set[str]() for name in beside}, **_running(placement)}
     return {
         name: {**row, "services": sorted(runs[name] & set(row.get("services", ())))}
         for name, row in rows.items()

@@ -83,7 +83,7 @@ def test_etcd_gone_is_no_trouble_for_people_until_a_database_goes_too(stage: Sta
                 stage.lab.machine(name).kill()
             # A key lives 12 s.
             time.sleep(25)
-            said = is_said(stage, "0 of 3 serve: nothing fails over")
+            said = is_said(stage, "0 of 3 say that they serve: nothing fails over")
             assert leader(stage) == first
         stage.lab.machine(standby).kill()
         wait_for(lambda: refuses_writes(stage, first), MOVED_SECONDS, "the primary to step down")

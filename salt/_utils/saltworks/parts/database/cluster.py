@@ -191,6 +191,11 @@ def gates(cmap: Map, placement: Placement) -> list[str]:
     return [*watchers(cmap), *([placement.media] if placement.media else [])]
 
 
+def neighbours(cmap: Map, placement: Placement) -> list[str]:
+    """Machines that are told of a database's coming and going, beside Synapse's."""
+    return [*gates(cmap, placement), *running(placement)] if placement.clustered else []
+
+
 def watcher(name: str, status: Mapping[str, Any]) -> str:
     """A machine of etcd in one word, or what is wrong with it.
 

@@ -37,19 +37,21 @@ def problems(
     :param etcd: machine of etcd to what :func:`.cluster.watcher` says of it.
     """
     return sorted({
-        *_etcd(etcd), *_primary(found), *_promise(found), *_members(list(names), rows, found),
-        *_slots(found), *_disks(rows),
+        *_etcd(etcd, found), *_primary(found), *_promise(found),
+        *_members(list(names), rows, found), *_slots(found), *_disks(rows),
     })  # fmt: skip
 
 
-def _etcd(etcd: Mapping[str, str]) -> Iterator[Problem]:
+def _etcd(etcd: Mapping[str, str], found: Row) -> Iterator[Problem]:
     away = {name: word for name, word in etcd.items() if word not in SERVES}
     for name, word in away.items():
         yield Problem(name, f"etcd: {word}", f"journalctl -u etcd on {name}")
-    if 2 * len(away) >= len(etcd) > 0:
+    # Whether they can be asked says nothing of etcd: Patroni says whether it has one.
+    if found.get("dcs"):
         what = (
-            f"{len(etcd) - len(away)} of {len(etcd)} serve: nothing fails over, and the primary "
-            "steps down as soon as one database does not answer it"
+            f"Patroni does not reach it, and {len(etcd) - len(away)} of {len(etcd)} say that they "
+            "serve: nothing fails over, and the primary steps down as soon as one database does "
+            "not answer it"
         )
         yield Problem("etcd", what, f"start the others; see 'Etcd is gone' in {RUNBOOKS}")
 
