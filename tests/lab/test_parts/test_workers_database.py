@@ -1,4 +1,7 @@
-"""M4.database on the real machines, with workers: the cluster, its primary's fate, and standbys."""
+"""M4.database on the real machines, with workers: the cluster, its primary's fate, and standbys.
+
+It stands before the test that takes M4.workers back (`test_workers_leave`).
+"""
 
 from __future__ import annotations
 
