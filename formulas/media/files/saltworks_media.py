@@ -9,9 +9,9 @@ Run by the Python of Synapse's release, whose boto3 it uses, as Synapse's user:
 
 Until the media have moved the local tree is what counts, and the store becomes like it. From then
 on the store counts (``counts`` in the settings): nothing in it is overwritten any more. Where the
-tree has never been more than a cache (``sends`` is false) pruning adds nothing to the store either:
-Synapse has stored each file before it was answered, so an object that is not there was removed, or
-lost, and which of them a person must say.
+tree has never been more than a cache (``sends`` is false) pruning adds nothing to the store either,
+and leaving never does: Synapse has stored each file before it was answered, so an object that is
+not there was removed, or lost, and which of them a person must say.
 
 What is known of each file lies in the manifest, the last pruning beside it. The answer is one JSON
 object on standard output.
@@ -169,7 +169,7 @@ class Media:
             idle_seconds=idle_seconds,
             now=time.time(),
         )
-        self._remove_all({path: local[path] for path in chosen}, fresh=False)
+        self._remove_all({path: local[path] for path in chosen})
         left = walked(self.root)
         if not self.sends:
             # A cache's files come and go, and half of one is seen by its object alone.
@@ -187,13 +187,13 @@ class Media:
     def leave(self) -> dict[str, Any]:
         """Every file goes, once its object was read and is the same; Synapse is stopped by then.
 
-        What the store does not have is sent first: it may be the only copy.
+        What the store does not have stays, and is not sent either: see above.
 
         :raises Failed: files are left, and why.
         """
-        self.sends = True
+        self.sends = False
         local = walked(self.root)
-        self._remove_all(local, fresh=True)
+        self._remove_all(local)
         left = walked(self.root)
         self.manifest.keep(left)
         self._complain("")
@@ -337,15 +337,12 @@ class Media:
         self.manifest.put(path, entry)
         return entry
 
-    def _remove_all(self, files: Mapping[str, File], *, fresh: bool) -> None:
-        """Remove those that the store has.
-
-        :param fresh: whether those go as well that the store got only now.
-        """
-        for size in self._each(files, lambda path: self._remove(path, files[path], fresh)):
+    def _remove_all(self, files: Mapping[str, File]) -> None:
+        """Remove those that the store has."""
+        for size in self._each(files, lambda path: self._remove(path, files[path])):
             self.removed += [] if size is None else [size]
 
-    def _remove(self, path: str, file: File, fresh: bool) -> int | None:
+    def _remove(self, path: str, file: File) -> int | None:
         """Remove a file; its size, or None if it stays or was broken."""
         proof = self._proven(path, send=self.sends)
         if proof is None:
@@ -359,7 +356,7 @@ class Media:
                 if proof == "missing":
                     self.missing.append(path)
                 # In the store for a while already it can go, sent only now it can the next time.
-                if proof == "missing" or (proof == "sent" and not fresh):
+                if proof != "same":
                     return None
                 os.unlink(self.root / path)
         except (FileNotFoundError, BlockingIOError):
