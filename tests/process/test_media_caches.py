@@ -152,6 +152,14 @@ def test_who_leaves_sends_nothing_before_a_person_said_that_it_was_lost(
     assert tree(first.bucket) == {**FILES, "local_content/zz/lost": b"the store has lost it"}
 
 
+def test_a_pruning_that_breaks_off_is_written_down_as_one(first: Site) -> None:
+    had(first, FILES)
+    first.cache = {"keep_bytes": "much", "keep_seconds": 99999999, "idle_seconds": 0}
+    with pytest.raises(AssertionError, match="TypeError"):
+        first.run("prune")
+    assert "TypeError" in last(first)["error"]
+
+
 def test_nobody_leaves_while_the_store_is_away(tmp_path: Path) -> None:
     with store.site(tmp_path) as site:
         first = site.beside("first")

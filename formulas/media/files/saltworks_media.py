@@ -448,8 +448,8 @@ def worked(given: argparse.Namespace, settings: Mapping[str, Any], root: Path) -
         said = ""
         try:
             answer = media.prune(**cache)
-        except (Failed, OSError) as error:
-            said = str(error)
+        except BaseException as error:
+            said = str(error) if isinstance(error, (Failed, OSError)) else repr(error)
             raise
         finally:
             noted(manifest.path.with_name(PRUNED), media, said)
