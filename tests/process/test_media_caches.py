@@ -152,6 +152,17 @@ def test_who_leaves_sends_nothing_before_a_person_said_that_it_was_lost(
     assert tree(first.bucket) == {**FILES, "local_content/zz/lost": b"the store has lost it"}
 
 
+def test_what_is_left_of_a_fetch_goes_after_an_hour_and_before_the_machine(first: Site) -> None:
+    old, young = (first.put(f"local_content/ab/.saltworks-{name}", b"ha") for name in "ab")
+    other = first.put("local_content/ab/.other", b"not ours")
+    for path in (old, other):
+        os.utime(path, (time.time(), LONG_AGO))
+    first.run("prune")
+    assert (old.exists(), young.exists(), other.exists()) == (False, True, True)
+    first.run("leave")
+    assert (young.exists(), other.exists()) == (False, True)
+
+
 def test_a_pruning_that_breaks_off_is_written_down_as_one(first: Site) -> None:
     had(first, FILES)
     first.cache = {"keep_bytes": "much", "keep_seconds": 99999999, "idle_seconds": 0}

@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import fcntl
 import json
+import math
 import os
 import shutil
 import sys
@@ -37,6 +38,7 @@ from saltworks_media_manifest import Manifest
 from saltworks_media_store import IMPATIENCE, PATIENCE, THREADS, Store
 from saltworks_media_tree import (
     NAMES,
+    PARTIAL,
     Beginning,
     Entry,
     Failed,
@@ -46,6 +48,7 @@ from saltworks_media_tree import (
     digest,
     judged,
     names,
+    partial,
     same,
     settled,
     to_copy,
@@ -57,6 +60,9 @@ from saltworks_media_tree import (
 #: How often a file that changes while it is read is read again.
 TRIES = 3
 PAUSE_SECONDS = 0.5
+
+#: After how many seconds without a byte nobody fetches a file any more.
+PARTIAL_SECONDS = 3600
 
 #: For how long the store's objects are listed, in seconds.
 USAGE_SECONDS = 20.0
@@ -161,6 +167,7 @@ class Media:
 
         :raises Failed: an object is not the same as its file, which is kept.
         """
+        self._clear(time.time() - PARTIAL_SECONDS)
         local = walked(self.root)
         chosen = to_prune(
             local,
@@ -192,6 +199,7 @@ class Media:
         :raises Failed: files are left, and why.
         """
         self.sends = False
+        self._clear(math.inf)
         local = walked(self.root)
         self._remove_all(local)
         left = walked(self.root)
@@ -203,6 +211,11 @@ class Media:
                 f"{names(sorted(left))}; stop Synapse, then run this again, it goes on"
             )
         return self._answer(files=len(local), removed=len(self.removed), bytes=sum(self.removed))
+
+    def _clear(self, before: float) -> None:
+        """Remove what is left of fetches that were cut off, see :func:`partial`."""
+        for path in partial(self.root, before):
+            (self.root / path).unlink(missing_ok=True)
 
     def _known(self) -> dict[str, File]:
         """The local tree; each file's hash is known afterwards, but of those that are broken."""
@@ -317,7 +330,9 @@ class Media:
         target = self.root / path
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".", delete=False) as file:
+            with tempfile.NamedTemporaryFile(
+                dir=target.parent, prefix=PARTIAL, delete=False
+            ) as file:
                 temporary = Path(file.name)
                 try:
                     if self.store.read(path, file.file) != wanted:

@@ -26,6 +26,10 @@ from synapse.util.file_consumer import BackgroundFileConsumer
 #: How often a file that goes again at once is fetched.
 TRIES = 3
 
+#: What the name of a file begins with that is being fetched: with a dot it is none of Synapse's,
+#: and what is left of it ``saltworks_media.py`` knows and removes.
+PARTIAL = ".saltworks-"
+
 _fetch, _ensure = MediaStorage.fetch_media, MediaStorage.ensure_media_is_in_local_cache
 
 
@@ -74,8 +78,7 @@ async def _brought(storage: MediaStorage, file_info: Any) -> None:
             continue
         folder = os.path.dirname(local)
         os.makedirs(folder, exist_ok=True)
-        # With a dot: no file of Synapse's, whatever becomes of it.
-        handle, temporary = tempfile.mkstemp(dir=folder, prefix=".")
+        handle, temporary = tempfile.mkstemp(dir=folder, prefix=PARTIAL)
         try:
             with found:
                 consumer = BackgroundFileConsumer(os.fdopen(handle, "wb"), storage.reactor)

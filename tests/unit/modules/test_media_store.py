@@ -50,7 +50,9 @@ def constant(file: str, name: str) -> Any:
 
 def test_what_programs_that_cannot_import_each_other_both_say_is_the_same() -> None:
     module: Any = load("_modules", "media_store")
-    assert constant("saltworks_media_tree.py", "DIRECTORIES") == module.DIRECTORIES
+    tree, local = "saltworks_media_tree.py", "saltworks_media_local.py"
+    assert constant(tree, "DIRECTORIES") == module.DIRECTORIES
+    assert constant(tree, "PARTIAL") == constant(local, "PARTIAL")
 
 
 def test_an_empty_cache_is_left_even_without_program_and_settings(tmp_path: Path) -> None:
