@@ -292,6 +292,7 @@ from twisted.internet import defer, task
 import saltworks_media_local as local
 from synapse.api.errors import NotFoundError
 from synapse.media.media_storage import MediaStorage
+from synapse.util.clock import Clock
 
 local.take_over()
 local.take_over()
@@ -331,6 +332,7 @@ def storage(times=0, providers=None):
     from twisted.internet import reactor
     made = object.__new__(MediaStorage)
     made.reactor, made.storage_providers = reactor, providers or [Store()]
+    made.clock = Clock(reactor, server_name="chat.lale.test")
     made.local_provider, made.local_media_directory = Goes(times), folder
     made._file_info_to_path = lambda info: "a/b"
     return made
@@ -353,6 +355,12 @@ async def main():
         try:
             async with storage().ensure_media_is_in_local_cache(info): pass
         except NotFoundError: events.append("not while it goes")
+    with open(path) as other:
+        fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # It takes its time.
+        from twisted.internet import reactor
+        reactor.callLater(0.3, os.unlink, path)
+        async with storage().ensure_media_is_in_local_cache(info): events.append("anew")
     os.unlink(path)
     events.append("breaks")
     try:
@@ -376,5 +384,5 @@ def test_a_file_that_goes_between_look_and_open_is_no_error_and_none_is_seen_in_
     assert done.returncode == 0, done.stderr
     half = ("half", False, [True])
     assert done.stdout.strip() == str([
-        half, "held", "not while it goes", "breaks", half, ("left", []),
+        half, "held", "not while it goes", half, "anew", "breaks", half, ("left", []),
     ])  # fmt: skip
