@@ -142,8 +142,9 @@ def prune(
 def leave(user: str, media: str, seconds: float = LONG_SECONDS) -> dict[str, Any]:
     """Empty the cache before its machine is retired: nothing in it is the only copy.
 
-    Each file goes after its object was read and is the same; what the store does not have is sent
-    and read back. Synapse must not run here any more.
+    Each file goes after its object was read and is the same. What the store does not have stays:
+    lost there, :func:`settle` sends it; deleted there, remove it here too. Synapse must not run
+    here any more.
 
     :param user: Synapse's account.
     :param media: the media folder.

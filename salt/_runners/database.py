@@ -21,7 +21,7 @@ from saltworks.admission import now
 from saltworks.errors import Problem, Refused
 from saltworks.keys import Keys
 from saltworks.loaders import refusing
-from saltworks.minions import QUEUE, ROLE_SLS, MachineError, Machines, bring_modules
+from saltworks.minions import QUEUE, ROLE_SLS, MachineError, Machines, bring_modules, or_error
 from saltworks.parts.database import cluster, health
 from saltworks.plan import Placement
 from saltworks.tree import Tree
@@ -70,8 +70,8 @@ def status() -> dict[str, Any]:
     watchers = machines.calls(
         cluster.watchers(cmap), "etcd_member.status", timeout=ANSWER_SECONDS, bound=ASK_SECONDS
     )
-    etcd = {name: cluster.watcher(name, _or_error(row)) for name, row in watchers.items()}
-    rows = {name: _or_error(row) for name, row in answers.items()}
+    etcd = {name: cluster.watcher(name, or_error(row)) for name, row in watchers.items()}
+    rows = {name: or_error(row) for name, row in answers.items()}
     wrong = health.problems(names, rows, found, etcd)
     return {**found, "asked": asked, "etcd": etcd, "problems": [str(row) for row in wrong]}
 
@@ -130,7 +130,7 @@ def watched() -> dict[str, Any]:
 
     def agreed() -> tuple[str, str]:
         rows = machines.calls(names, "etcd_member.status", bound=2 * ASK_SECONDS)
-        found = {name: _or_error(row) for name, row in rows.items()}
+        found = {name: or_error(row) for name, row in rows.items()}
         leaders = {str(row.get("leader")) for row in found.values() if row.get("healthy")}
         if len(leaders) == 1 and all(row.get("healthy") for row in found.values()):
             return leaders.pop(), ""
@@ -457,7 +457,3 @@ def _waited(look: Callable[[], tuple[str, str]], seconds: float, what: str) -> s
         if time.monotonic() > end:
             raise MachineError(f"waited {seconds:g} s for {what}: {so_far}")
         time.sleep(1)
-
-
-def _or_error(row: Any) -> Mapping[str, Any]:
-    return {"error": str(row)} if isinstance(row, MachineError) else row

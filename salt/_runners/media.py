@@ -9,7 +9,7 @@ from typing import Any
 from saltworks import media_report, movement
 from saltworks.errors import Problem, Refused
 from saltworks.loaders import refusing
-from saltworks.minions import MachineError, Machines, bring_modules
+from saltworks.minions import MachineError, Machines, bring_modules, or_error
 from saltworks.parts import media
 from saltworks.plan import USER
 from saltworks.tree import Tree
@@ -61,7 +61,7 @@ def status(seconds: float = LIST_SECONDS) -> dict[str, Any]:
         answers = machines.calls(
             here, "media_store.report", USER, timeout=ANSWER_SECONDS, bound=REPORT_SECONDS
         )
-    rows = {name: _or_error(answers.get(name, MachineError(away.get(name)))) for name in names}
+    rows = {name: or_error(answers.get(name, MachineError(away.get(name)))) for name in names}
     usage = _usage(machines, rows, float(seconds))
     prunes = media.prunes(placement)
     return dict(media_report.table(placement.media, rows, usage, prunes, time.time()))
@@ -82,7 +82,3 @@ def _usage(
     except MachineError as error:
         return {"error": str(error)}
     return {**found, "asked": asked}
-
-
-def _or_error(row: Any) -> Mapping[str, Any]:
-    return {"error": str(row)} if isinstance(row, MachineError) else row

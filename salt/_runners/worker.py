@@ -27,6 +27,7 @@ from saltworks import (
 from saltworks.errors import Problem, Refused
 from saltworks.keys import Keys
 from saltworks.loaders import refusing
+from saltworks.media_report import RUNBOOK
 from saltworks.minions import QUEUE, ROLE_SLS, MachineError, Machines, bring_modules
 from saltworks.parts import media
 from saltworks.plan import MAIN_REPLICATION_PORT, MEDIA_DIR, USER, endpoint
@@ -231,7 +232,7 @@ def front(minion: str) -> dict[str, Any]:
 def retire(minion: str) -> dict[str, Any]:
     """Nothing of a worker runs on the machine any more.
 
-    :raises MachineError: a file of its media cache is not in the store, which does not take it.
+    :raises MachineError: of a file of its media cache it is not proven that the store has it.
     """
     house, machines = movement.mine(Tree.of(__opts__), "leave"), Machines(__opts__)
     bring_modules(machines, [minion], bound=SYNC_SECONDS)
@@ -242,7 +243,12 @@ def retire(minion: str) -> dict[str, Any]:
         services = telling.services(placement, minion)
         machines.call(minion, "synapse_worker.stop", services, bound=APPLY_SECONDS)
         asked = "media_store.leave", USER, MEDIA_DIR, EMPTY_SECONDS
-        done = machines.call(minion, *asked, bound=EMPTY_SECONDS + MORE_SECONDS)
+        try:
+            done = machines.call(minion, *asked, bound=EMPTY_SECONDS + MORE_SECONDS)
+        except MachineError as error:
+            # First, because of many names the end may be cut off.
+            do = f"see 'On several machines' in {RUNBOOK}, then salt-run reconcile.run"
+            raise MachineError(f"its cache is not empty, {do}: {error}") from error
         words = f"; the store has all {done['files']} files of its cache"
     applied = _applied(minion, f"{ROLE_SLS}.worker.absent", bound=APPLY_SECONDS)
     return {**applied, "said": f"{applied['said']}{words}"}

@@ -118,15 +118,57 @@ def test_two_machines_prune_at_once_and_no_object_is_touched(first: Site) -> Non
     assert {path: os.stat(first.bucket / path).st_mtime_ns for path in many} == times
 
 
-def test_who_leaves_sends_what_is_the_only_copy_and_has_nothing_left(first: Site) -> None:
-    had(first, {PICTURE: FILES[PICTURE]})
-    first.put("local_content/zz/alone", b"the store has lost it")
+def test_who_leaves_has_nothing_left_but_previews(first: Site) -> None:
+    had(first, FILES)
     first.put("url_cache/2026-11-28/page", b"preview")
     done = first.run("leave")
     assert (done["files"], done["removed"]) == (2, 2)
     assert tree(first.media).keys() == {"url_cache/2026-11-28/page"}
-    assert tree(first.bucket)["local_content/zz/alone"] == b"the store has lost it"
+    assert tree(first.bucket) == FILES
     assert first.run("leave")["files"] == 0
+
+
+@pytest.mark.parametrize("sends", [False, True])
+def test_who_leaves_sends_nothing_before_a_person_said_that_it_was_lost(
+    first: Site, sends: bool
+) -> None:
+    had(first, {PICTURE: FILES[PICTURE]})
+    first.put("local_content/zz/deleted", b"its machine was away when it was deleted")
+    first.put("local_content/zz/lost", b"the store has lost it")
+    first.sends = sends
+    error = first.run("leave")["error"]
+    for words in (
+        "2 files are here and not in the store",
+        "local_content/zz/deleted, local_content/zz/lost",
+        "media_store.settle sends them, or remove them here too",
+    ):
+        assert words in error
+    assert tree(first.media).keys() == {"local_content/zz/deleted", "local_content/zz/lost"}
+    assert tree(first.bucket) == FILES
+    (first.media / "local_content/zz/deleted").unlink()
+    first.run("settle")
+    assert first.run("leave")["removed"] == 1
+    assert tree(first.media) == {}
+    assert tree(first.bucket) == {**FILES, "local_content/zz/lost": b"the store has lost it"}
+
+
+def test_what_is_left_of_a_fetch_goes_after_an_hour_and_before_the_machine(first: Site) -> None:
+    old, young = (first.put(f"local_content/ab/.saltworks-{name}", b"ha") for name in "ab")
+    other = first.put("local_content/ab/.other", b"not ours")
+    for path in (old, other):
+        os.utime(path, (time.time(), LONG_AGO))
+    first.run("prune")
+    assert (old.exists(), young.exists(), other.exists()) == (False, True, True)
+    first.run("leave")
+    assert (young.exists(), other.exists()) == (False, True)
+
+
+def test_a_pruning_that_breaks_off_is_written_down_as_one(first: Site) -> None:
+    had(first, FILES)
+    first.cache = {"keep_bytes": "much", "keep_seconds": 99999999, "idle_seconds": 0}
+    with pytest.raises(AssertionError, match="TypeError"):
+        first.run("prune")
+    assert "TypeError" in last(first)["error"]
 
 
 def test_nobody_leaves_while_the_store_is_away(tmp_path: Path) -> None:

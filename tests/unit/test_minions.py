@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import salt.client
 from salt.exceptions import AuthenticationError, SaltClientError, SaltException
-from saltworks.minions import MachineError, Machines
+from saltworks.minions import MachineError, Machines, or_error
 
 #: What a machine says that is at work and never comes to an end.
 WORKS = "works"
@@ -78,3 +78,8 @@ def test_who_is_at_work_for_ever_is_not_waited_for(monkeypatch: pytest.MonkeyPat
     assert 0.3 <= time.monotonic() - begun < 5
     assert found["proxy"] == 1
     assert "synapse did not answer x.y within 0.3 s" in str(found["synapse"])
+
+
+def test_an_answer_is_shown_as_it_is_and_an_error_by_its_words() -> None:
+    assert or_error({"files": 1}) == {"files": 1}
+    assert or_error(MachineError("redis did not answer")) == {"error": "redis did not answer"}

@@ -9,9 +9,9 @@ Run by the Python of Synapse's release, whose boto3 it uses, as Synapse's user:
 
 Until the media have moved the local tree is what counts, and the store becomes like it. From then
 on the store counts (``counts`` in the settings): nothing in it is overwritten any more. Where the
-tree has never been more than a cache (``sends`` is false) pruning adds nothing to the store either:
-Synapse has stored each file before it was answered, so an object that is not there was removed, or
-lost, and which of them a person must say.
+tree has never been more than a cache (``sends`` is false) pruning adds nothing to the store either,
+and leaving never does: Synapse has stored each file before it was answered, so an object that is
+not there was removed, or lost, and which of them a person must say.
 
 What is known of each file lies in the manifest, the last pruning beside it. The answer is one JSON
 object on standard output.
@@ -22,6 +22,7 @@ from __future__ import annotations
 import argparse
 import fcntl
 import json
+import math
 import os
 import shutil
 import sys
@@ -37,6 +38,7 @@ from saltworks_media_manifest import Manifest
 from saltworks_media_store import IMPATIENCE, PATIENCE, THREADS, Store
 from saltworks_media_tree import (
     NAMES,
+    PARTIAL,
     Beginning,
     Entry,
     Failed,
@@ -46,6 +48,7 @@ from saltworks_media_tree import (
     digest,
     judged,
     names,
+    partial,
     same,
     settled,
     to_copy,
@@ -57,6 +60,9 @@ from saltworks_media_tree import (
 #: How often a file that changes while it is read is read again.
 TRIES = 3
 PAUSE_SECONDS = 0.5
+
+#: After how many seconds without a byte nobody fetches a file any more.
+PARTIAL_SECONDS = 3600
 
 #: For how long the store's objects are listed, in seconds.
 USAGE_SECONDS = 20.0
@@ -161,6 +167,7 @@ class Media:
 
         :raises Failed: an object is not the same as its file, which is kept.
         """
+        self._clear(time.time() - PARTIAL_SECONDS)
         local = walked(self.root)
         chosen = to_prune(
             local,
@@ -169,7 +176,7 @@ class Media:
             idle_seconds=idle_seconds,
             now=time.time(),
         )
-        self._remove_all({path: local[path] for path in chosen}, fresh=False)
+        self._remove_all({path: local[path] for path in chosen})
         left = walked(self.root)
         if not self.sends:
             # A cache's files come and go, and half of one is seen by its object alone.
@@ -187,13 +194,14 @@ class Media:
     def leave(self) -> dict[str, Any]:
         """Every file goes, once its object was read and is the same; Synapse is stopped by then.
 
-        What the store does not have is sent first: it may be the only copy.
+        What the store does not have stays, and is not sent either: see above.
 
         :raises Failed: files are left, and why.
         """
-        self.sends = True
+        self.sends = False
+        self._clear(math.inf)
         local = walked(self.root)
-        self._remove_all(local, fresh=True)
+        self._remove_all(local)
         left = walked(self.root)
         self.manifest.keep(left)
         self._complain("")
@@ -203,6 +211,11 @@ class Media:
                 f"{names(sorted(left))}; stop Synapse, then run this again, it goes on"
             )
         return self._answer(files=len(local), removed=len(self.removed), bytes=sum(self.removed))
+
+    def _clear(self, before: float) -> None:
+        """Remove what is left of fetches that were cut off, see :func:`partial`."""
+        for path in partial(self.root, before):
+            (self.root / path).unlink(missing_ok=True)
 
     def _known(self) -> dict[str, File]:
         """The local tree; each file's hash is known afterwards, but of those that are broken."""
@@ -317,7 +330,9 @@ class Media:
         target = self.root / path
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=target.parent, prefix=".", delete=False) as file:
+            with tempfile.NamedTemporaryFile(
+                dir=target.parent, prefix=PARTIAL, delete=False
+            ) as file:
                 temporary = Path(file.name)
                 try:
                     if self.store.read(path, file.file) != wanted:
@@ -337,15 +352,12 @@ class Media:
         self.manifest.put(path, entry)
         return entry
 
-    def _remove_all(self, files: Mapping[str, File], *, fresh: bool) -> None:
-        """Remove those that the store has.
-
-        :param fresh: whether those go as well that the store got only now.
-        """
-        for size in self._each(files, lambda path: self._remove(path, files[path], fresh)):
+    def _remove_all(self, files: Mapping[str, File]) -> None:
+        """Remove those that the store has."""
+        for size in self._each(files, lambda path: self._remove(path, files[path])):
             self.removed += [] if size is None else [size]
 
-    def _remove(self, path: str, file: File, fresh: bool) -> int | None:
+    def _remove(self, path: str, file: File) -> int | None:
         """Remove a file; its size, or None if it stays or was broken."""
         proof = self._proven(path, send=self.sends)
         if proof is None:
@@ -359,7 +371,7 @@ class Media:
                 if proof == "missing":
                     self.missing.append(path)
                 # In the store for a while already it can go, sent only now it can the next time.
-                if proof == "missing" or (proof == "sent" and not fresh):
+                if proof != "same":
                     return None
                 os.unlink(self.root / path)
         except (FileNotFoundError, BlockingIOError):
@@ -451,8 +463,8 @@ def worked(given: argparse.Namespace, settings: Mapping[str, Any], root: Path) -
         said = ""
         try:
             answer = media.prune(**cache)
-        except (Failed, OSError) as error:
-            said = str(error)
+        except BaseException as error:
+            said = str(error) if isinstance(error, (Failed, OSError)) else repr(error)
             raise
         finally:
             noted(manifest.path.with_name(PRUNED), media, said)

@@ -20,11 +20,21 @@ from collections.abc import AsyncIterator
 from typing import Any, BinaryIO
 
 from synapse.api.errors import NotFoundError
+from synapse.logging.context import defer_to_thread
 from synapse.media.media_storage import MediaStorage
+from synapse.util.duration import Duration
 from synapse.util.file_consumer import BackgroundFileConsumer
 
-#: How often a file that goes again at once is fetched.
+#: How often a file that goes before it is opened is looked for again.
 TRIES = 3
+
+#: How often, and after what pause, one is tried that somebody removes just now: on a busy disk that
+#: may take its time, and a second of it is waited for.
+HELD_TRIES, HELD_PAUSE = 20, Duration(milliseconds=50)
+
+#: What the name of a file begins with that is being fetched: with a dot it is none of Synapse's,
+#: and what is left of it ``saltworks_media.py`` knows and removes.
+PARTIAL = ".saltworks-"
 
 _fetch, _ensure = MediaStorage.fetch_media, MediaStorage.ensure_media_is_in_local_cache
 
@@ -48,10 +58,12 @@ async def ensure_media_is_in_local_cache(
     self: MediaStorage, file_info: Any
 ) -> AsyncIterator[str]:
     """In the place of Synapse's own: a file appears whole, and stays within the block."""
-    for _ in range(TRIES):
+    for number in range(HELD_TRIES):
+        if number:
+            await self.clock.sleep(HELD_PAUSE)
         await _brought(self, file_info)
         async with _ensure(self, file_info) as path:
-            file = _held(path)
+            file = await defer_to_thread(self.reactor, _held, path)
             if file is not None:
                 _used(file)
                 with file:
@@ -74,8 +86,7 @@ async def _brought(storage: MediaStorage, file_info: Any) -> None:
             continue
         folder = os.path.dirname(local)
         os.makedirs(folder, exist_ok=True)
-        # With a dot: no file of Synapse's, whatever becomes of it.
-        handle, temporary = tempfile.mkstemp(dir=folder, prefix=".")
+        handle, temporary = tempfile.mkstemp(dir=folder, prefix=PARTIAL)
         try:
             with found:
                 consumer = BackgroundFileConsumer(os.fdopen(handle, "wb"), storage.reactor)

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -14,6 +14,9 @@ from typing import Any, BinaryIO, Literal
 #: What the storage provider stores. Everything else, the cache of URL previews above all, is of
 #: this machine alone and is never copied, compared or pruned.
 DIRECTORIES = ("local_content", "local_thumbnails", "remote_content", "remote_thumbnail")
+
+#: What the name of a file begins with that is being fetched, see ``saltworks_media_local.py`` too.
+PARTIAL = ".saltworks-"
 
 #: How many names an answer lists.
 NAMES = 20
@@ -163,7 +166,26 @@ def is_media(path: str) -> bool:
 
 def walked(root: Path) -> dict[str, File]:
     """Every regular file that the provider stores, by its path below the media folder."""
-    found: dict[str, File] = {}
+    return {
+        path: described(status)
+        for path, status in _files(root)
+        if not path.rpartition("/")[2].startswith(".")
+    }
+
+
+def partial(root: Path, before: float) -> list[str]:
+    """Files that were being fetched and never became whole, by their path like the others.
+
+    :param before: written to last before that, in seconds since the epoch.
+    """
+    return [
+        path
+        for path, status in _files(root)
+        if path.rpartition("/")[2].startswith(PARTIAL) and status.st_mtime < before
+    ]
+
+
+def _files(root: Path) -> Iterator[tuple[str, os.stat_result]]:
     waiting = [name for name in DIRECTORIES if (root / name).is_dir()]
     while waiting:
         folder = waiting.pop()
@@ -176,10 +198,9 @@ def walked(root: Path) -> dict[str, File]:
             path = f"{folder}/{row.name}"
             if row.is_dir(follow_symlinks=False):
                 waiting.append(path)
-            elif row.is_file(follow_symlinks=False) and not row.name.startswith("."):
+            elif row.is_file(follow_symlinks=False):
                 with contextlib.suppress(FileNotFoundError):
-                    found[path] = described(row.stat(follow_symlinks=False))
-    return found
+                    yield path, row.stat(follow_symlinks=False)
 
 
 def described(status: os.stat_result) -> File:

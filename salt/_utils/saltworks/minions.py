@@ -49,6 +49,11 @@ class MachineError(Exception):
     """A machine did not answer, or answered with an error."""
 
 
+def or_error(row: Any) -> Mapping[str, Any]:
+    """A machine's answer; in the place of none ``{"error": text}``."""
+    return {"error": str(row)} if isinstance(row, MachineError) else row
+
+
 class Caller(Protocol):
     """The part of :class:`Machines` by which modules are brought."""
 

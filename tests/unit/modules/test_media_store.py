@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import pytest
 from salt.exceptions import CommandExecutionError
 
 from tests.unit.modules.minion_modules import load
+
+FORMULA = Path(__file__).parents[3] / "formulas/media/files"
 
 SHOWN = """Id=saltworks-media-cache.timer
 ActiveState={timer}
@@ -35,6 +38,21 @@ def test_timer_and_service_are_told_apart(
     found = module.units(SHOWN.format(timer=timer, service=service, result=result))
     assert (found["timer"], found["service"]) == wanted
     assert module.units("") == {"timer": "unknown", "service": "unknown"}
+
+
+def constant(file: str, name: str) -> Any:
+    """What a file of the formula gives a name, which it is not imported for."""
+    for row in ast.parse((FORMULA / file).read_text()).body:
+        if isinstance(row, ast.Assign) and ast.unparse(row.targets[0]) == name:
+            return ast.literal_eval(row.value)
+    raise AssertionError(f"{file} has no {name}")
+
+
+def test_what_programs_that_cannot_import_each_other_both_say_is_the_same() -> None:
+    module: Any = load("_modules", "media_store")
+    tree, local = "saltworks_media_tree.py", "saltworks_media_local.py"
+    assert constant(tree, "DIRECTORIES") == module.DIRECTORIES
+    assert constant(tree, "PARTIAL") == constant(local, "PARTIAL")
 
 
 def test_an_empty_cache_is_left_even_without_program_and_settings(tmp_path: Path) -> None:
