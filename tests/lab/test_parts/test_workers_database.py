@@ -23,7 +23,11 @@ from tests.lab.test_parts.conftest import NEW
 from tests.lab.test_parts.database import refuses_writes, sql, witnessed
 from tests.lab.test_parts.test_workers import WORKER, WRITER, ports, reaches
 
-pytestmark = pytest.mark.lab
+#: No part of `make test` before it has run through in one piece: each test has run by itself.
+pytestmark = [
+    pytest.mark.lab,
+    pytest.mark.soak,
+]
 
 NAME = "m4.database"
 ORCH = f"orch.{NAME}"
