@@ -1,5 +1,5 @@
 # The service no longer runs here and its secrets are gone; it kept nothing.
-{%- from 'redis/map.jinja' import service, config_dir, first, running, program, drop_in with context %}
+{%- from 'redis/map.jinja' import service, config_dir, settings, first, running, program, drop_in with context %}
 
 redis-absent-service:
   service.dead:
@@ -13,8 +13,10 @@ redis-absent-files:
         - {{ config_dir }}/tls.crt
         - {{ config_dir }}/tls.key
         - {{ config_dir }}/tls.authority
+        - {{ settings }}
         - {{ first }}
         - {{ running }}
+        - {{ running }}.new
         - {{ program }}
         - {{ drop_in }}
     - require:

@@ -7,6 +7,7 @@ truth.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from salt.exceptions import CommandExecutionError
@@ -18,8 +19,8 @@ __salt__: dict[str, Any]
 #: A failover passes by in less: what is wrong must still be so at the second look.
 LOOKS = 2
 
-#: What was told last, and how many looks have seen something else.
-_past: dict[str, Any] = {"told": None, "looks": 0}
+#: What was told last, what the last look saw, and how many looks in a row have seen just that.
+_past: dict[str, Any] = {"told": None, "last": None, "looks": 0}
 
 
 def __virtual__() -> str:
@@ -38,20 +39,20 @@ def beacon(config: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
     :returns: nothing, or one row.
     """
-    now = _seen()
+    seen = _seen()
+    now = {**seen, "wrong": [_without_reason(row) for row in seen["wrong"]]}
+    _past["looks"] = _past["looks"] + 1 if now == _past["last"] else 1
+    _past["last"] = now
     if now == _past["told"]:
-        _past["looks"] = 0
         return []
-    _past["looks"] += 1
-    first = _past["told"] is None
-    if first and not now["wrong"]:
+    if _past["told"] is None and not now["wrong"]:
         # As it should be: nobody needs to hear that the minion has started.
-        _past.update(told=now, looks=0)
+        _past["told"] = now
         return []
     if _past["looks"] < LOOKS:
         return []
-    _past.update(told=now, looks=0)
-    return [{"tag": "changed", **now}]
+    _past["told"] = now
+    return [{"tag": "changed", **seen}]
 
 
 def _seen() -> dict[str, Any]:
@@ -66,3 +67,8 @@ def _seen() -> dict[str, Any]:
 def _steady(row: dict[str, str]) -> str:
     what = row["what"].partition(" has said nothing to ")
     return f"{what[0]} is silent" if what[1] else row["what"]
+
+
+def _without_reason(what: str) -> str:
+    """One that is away refuses now, and times out then: it is the same trouble."""
+    return re.sub(r" does not answer \(.*\)", " does not answer", what)

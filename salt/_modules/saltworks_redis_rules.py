@@ -23,12 +23,34 @@ def __virtual__() -> str:
     return __virtualname__
 
 
-def replication(text: str) -> dict[str, Any]:
+def replication(text: Any) -> dict[str, Any]:
     """What ``INFO replication`` says.
 
     :returns: ``role``; of a replica ``follows`` (an address) and ``link`` (``up`` or ``down``);
         ``offset``; ``replicas``: address → ``online``, ``lag`` in seconds, ``offset``.
+    :raises ValueError: it says something else.
     """
+    try:
+        return _replication(text)
+    except (AttributeError, KeyError, ValueError):
+        raise ValueError("it says nothing of replication that can be read") from None
+
+
+def named(answer: Any) -> str:
+    """The address that a sentinel names as the master's; ``''``: it knows of none.
+
+    :param answer: of ``SENTINEL GET-MASTER-ADDR-BY-NAME``.
+    :raises ValueError: it says something else.
+    """
+    match answer:
+        case None:
+            return ""
+        case [str(address), _]:
+            return address
+    raise ValueError("it names no master that can be read")
+
+
+def _replication(text: str) -> dict[str, Any]:
     fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
     replicas = {}
     for key, value in fields.items():

@@ -7,11 +7,8 @@ verified.
 from __future__ import annotations
 
 import json
-import socket
-import ssl
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +21,6 @@ __salt__: dict[str, Any]
 #: Of formula sentinel.
 CONFIG_DIR = "/etc/redis-sentinel"
 
-#: For all answers of one of them, seconds.
-ANSWER_SECONDS = 2.0
 LOOK_SECONDS = 0.3
 
 
@@ -48,26 +43,24 @@ def status() -> dict[str, Any]:
     own = _own()
     members = own["members"]
     asks = {}
-    for name, address in members["servers"].items():
-        at = (name, address, members["server_port"])
-        asks[f"redis {name}"] = (at, own["redis"], ["INFO", "replication"])
-    for name, address in members["sentinels"].items():
+    for name in members["servers"]:
+        asks[f"redis {name}"] = _ask(own, "servers", name, ["INFO", "replication"])
+    for name in members["sentinels"]:
         words = ["SENTINEL", "GET-MASTER-ADDR-BY-NAME", members["set"]]
-        asks[f"sentinel {name}"] = ((name, address, members["port"]), own["sentinel"], words)
-    said, named, errors = {}, {}, {}
-    with ThreadPoolExecutor(len(asks)) as pool:
-        waited = {key: pool.submit(_asked, own["authority"], *ask) for key, ask in asks.items()}
-        for key, future in waited.items():
-            kind, _, name = key.partition(" ")
-            try:
-                answer = future.result()
-            except OSError as error:
-                errors[key] = str(error) or type(error).__name__
-                continue
-            if kind == "redis":
-                said[name] = __salt__["redis_rules.replication"](answer)
-            else:
-                named[name] = answer[0] if answer else ""
+        asks[f"sentinel {name}"] = _ask(own, "sentinels", name, words)
+    found: dict[str, dict[str, Any]] = {"redis": {}, "sentinel": {}}
+    errors = {}
+    reads = {"redis": "redis_rules.replication", "sentinel": "redis_rules.named"}
+    for key, row in __salt__["redis_bus.answers"](own["authority"], asks).items():
+        kind, _, name = key.partition(" ")
+        if "error" in row:
+            errors[key] = row["error"]
+            continue
+        try:
+            found[kind][name] = __salt__[reads[kind]](row["answer"])
+        except ValueError as error:
+            errors[key] = str(error)
+    said, named = found["redis"], found["sentinel"]
     shown: dict[str, Any] = __salt__["redis_rules.joined"](members, said, named, errors)
     return shown
 
@@ -112,14 +105,13 @@ def failover(seconds: float = 20) -> dict[str, Any]:
     members = own["members"]
     # Any of them will do; its own may be the one that is away.
     name = next(name for name, row in shown["sentinels"].items() if row["up"])
-    at = (name, members["sentinels"][name], members["port"])
-    try:
-        _asked(own["authority"], at, own["sentinel"], ["SENTINEL", "FAILOVER", members["set"]])
-    except OSError as error:
+    ask = _ask(own, "sentinels", name, ["SENTINEL", "FAILOVER", members["set"]])
+    answer = __salt__["redis_bus.answers"](own["authority"], {name: ask})[name]
+    if "error" in answer:
         raise CommandExecutionError(
-            f"the sentinel of {name} does not fail over: {error}. A failover that is under way, or "
-            "was just now, is waited for; see redis_set.status"
-        ) from None
+            f"the sentinel of {name} does not fail over: {answer['error']}. A failover that is "
+            "under way, or was just now, is waited for; see redis_set.status"
+        )
     done = _waited(
         seconds, lambda shown: not shown["wrong"] and shown["master"] not in ("", before)
     )
@@ -162,48 +154,22 @@ def _own() -> dict[str, Any]:
     return {
         "members": members,
         "authority": str(folder / "tls.authority"),
-        "redis": (words[f"sentinel auth-user {of_set}"], words[f"sentinel auth-pass {of_set}"]),
-        "sentinel": (words["sentinel sentinel-user"], words["sentinel sentinel-pass"]),
+        "servers": {
+            "port": members["server_port"],
+            "user": words[f"sentinel auth-user {of_set}"],
+            "password": words[f"sentinel auth-pass {of_set}"],
+        },
+        "sentinels": {
+            "port": members["port"],
+            "user": words["sentinel sentinel-user"],
+            "password": words["sentinel sentinel-pass"],
+        },
     }
 
 
-def _asked(
-    authority: str, at: tuple[str, str, int], account: tuple[str, str], words: list[str]
-) -> Any:
-    """One answer.
+def _ask(own: Mapping[str, Any], kind: str, name: str, words: list[str]) -> dict[str, Any]:
+    """For ``redis_bus.answers``.
 
-    :param at: name in the certificate, address, port.
-    :raises OSError: it did not answer in time, or answered with an error.
+    :param kind: ``servers`` or ``sentinels``.
     """
-    name, address, port = at
-    context = ssl.create_default_context(cafile=authority)
-    with (
-        socket.create_connection((address, port), timeout=ANSWER_SECONDS) as plain,
-        context.wrap_socket(plain, server_hostname=name) as secure,
-        secure.makefile("rwb") as stream,
-    ):
-        for command in (["AUTH", *account], words):
-            stream.write(b"*%d\r\n" % len(command))
-            for word in command:
-                raw = word.encode()
-                stream.write(b"$%d\r\n%s\r\n" % (len(raw), raw))
-            stream.flush()
-            answer = _answer(stream)
-    return answer
-
-
-def _answer(stream: Any) -> Any:
-    """One value of Redis's protocol: https://redis.io/docs/latest/develop/reference/protocol-spec/"""
-    line = stream.readline().decode()
-    if not line.endswith("\r\n"):
-        raise ConnectionError("it closed the connection")
-    kind, rest = line[0], line[1:-2]
-    if kind == "-":
-        raise ConnectionError(rest)
-    if kind in "$*" and int(rest) < 0:
-        return None
-    if kind == "$":
-        return stream.read(int(rest) + 2)[:-2].decode()
-    if kind == "*":
-        return [_answer(stream) for _ in range(int(rest))]
-    return int(rest) if kind == ":" else rest
+    return {"name": name, "address": own["members"][kind][name], **own[kind], "words": words}

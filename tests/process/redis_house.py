@@ -353,13 +353,55 @@ class House:
         """Where all proxies send to."""
         return {self.verdict(name) for name in self.proxy}
 
+    def rest(self) -> None:
+        """Wait until all of it agrees, and would agree on the next failover, too."""
+        wait_for("peace", lambda: not self.status()["wrong"], 40)
+        for name in self.proxy:
+            # By the word of sentinels and of replicas, so that either may go.
+            wait_for(f"the proxy of {name}", lambda name=name: self._convinced(name), 20)  # type: ignore[misc]
+        for name in self.sentinel:
+            wait_for(f"the rest of {name}", lambda name=name: self._rests(name), 30)  # type: ignore[misc]
+
+    def _convinced(self, proxy: str) -> bool:
+        """Whether everybody who could tells a proxy who the master is."""
+        shown, master = self.proxied(proxy), self.master()
+        told = {
+            "says_master": True, "named_by": sorted(self.sentinel),
+            "followed_by": [name for name in sorted(self.redis) if name != master],
+        }
+        return bool(shown["serves"] == master and shown["redises"].get(master) == told)
+
+    def _rests(self, name: str) -> bool:
+        """Whether a sentinel has no failover under way, and knows whom to make the master next."""
+        address = self.servers[self.master()]
+        (master,) = self._known(name, "MASTER")
+        replicas = self._known(name, "REPLICAS")
+        return (master["ip"], master["flags"]) == (address, "master") and [
+            (row["flags"], row["master-link-status"], row["master-host"]) for row in replicas
+        ] == [("slave", "ok", address)] * (len(self.redis) - 1)
+
+    def _known(self, name: str, kind: str) -> list[dict[str, str]]:
+        """What a sentinel knows: rows of fields."""
+        said = self.cli(
+            name, "SENTINEL", kind, "tests", account=AT_SENTINELS, port=self.sentinel_port
+        )
+        rows: list[dict[str, str]] = []
+        words = iter(said.splitlines())
+        for key, value in zip(words, words, strict=False):
+            if key == "name":
+                rows.append({})
+            rows[-1][key] = value
+        return rows
+
     def module(self, name: str = "dcs-1") -> ModuleType:
         """``redis_set``, as a sentinel's machine has it."""
-        rules = vars(load("_modules", "saltworks_redis_rules"))
-        made = load(
-            "_modules", "saltworks_redis_set",
-            {f"redis_rules.{key}": value for key, value in rules.items()},
-        )
+        salt = {
+            f"{virtual}.{key}": value
+            for virtual, name in (("redis_rules", "saltworks_redis_rules"),
+                                  ("redis_bus", "redis_bus"))
+            for key, value in vars(load("_modules", name)).items()
+        }
+        made = load("_modules", "saltworks_redis_set", salt)
         made.__dict__["CONFIG_DIR"] = str(self.top / name / "sentinel")
         return made
 

@@ -7,8 +7,6 @@ import os
 import subprocess
 from pathlib import Path
 
-import pytest
-
 from tests.lab.driver import PROJECT
 from tests.render.conftest import synapse_release
 
@@ -21,7 +19,7 @@ from twisted.internet.task import Clock
 from synapse.replication.tcp import redis
 if sys.argv[1] == "plugin":
     import saltworks_bus
-    saltworks_bus.Bus(saltworks_bus.Bus.parse_config(json.loads(sys.argv[2])), None)
+    saltworks_bus.Bus(saltworks_bus.Bus.parse_config({}), None)
 class Hs:
     hostname = "example.org"
     def get_clock(self): return self
@@ -45,9 +43,9 @@ print(json.dumps(waits))
 """
 
 
-def waits(release: Path, *words: str) -> dict[str, list[float]]:
+def waits(release: Path, word: str) -> dict[str, list[float]]:
     done = subprocess.run(
-        [str(release / "bin/python"), "-c", PROGRAM, *words],
+        [str(release / "bin/python"), "-c", PROGRAM, word],
         env={"PATH": os.environ["PATH"],
              "PYTHONPATH": str(PROJECT / "formulas/synapse/files/plugins")},
         capture_output=True, text=True, timeout=120, check=False,
@@ -64,13 +62,7 @@ def test_without_it_what_speaks_waits_for_ten_seconds(synapse_release: Path) -> 
     assert max(seen["RedisDirectTcpReplicationClientFactory"]) == 5
 
 
-@pytest.mark.parametrize(("config", "most"), [("{}", 1), ('{"seconds": 2}', 2)])
-def test_with_it_both_are_back_soon(synapse_release: Path, config: str, most: float) -> None:
-    seen = waits(synapse_release, "plugin", config)
-    assert {name: max(rows) for name, rows in seen.items()} == dict.fromkeys(seen, most)
+def test_with_it_both_are_back_soon(synapse_release: Path) -> None:
+    seen = waits(synapse_release, "plugin")
+    assert {name: max(rows) for name, rows in seen.items()} == dict.fromkeys(seen, 1)
     assert len(seen) == 2
-
-
-def test_a_wrong_wait_is_refused(synapse_release: Path) -> None:
-    with pytest.raises(AssertionError, match=r"may be from 0\.1 to 10"):
-        waits(synapse_release, "plugin", '{"seconds": 0}')

@@ -45,3 +45,12 @@ def test_the_master_hears_of_trouble(house: House) -> None:
     # There is no Sentinel here.
     assert heard["master"] == ""
     assert "apply the state sentinel" in heard["wrong"][0]
+
+
+def test_no_alarm_is_left(house: House) -> None:
+    house.ask("saltutil.sync_modules")
+    changes(house.ask("state.apply", "sentinel.alarm"))
+    assert "redis_set" in house.ask("beacons.list", "return_yaml=False")
+    # That alone: the rest of the SLS is about this host's own Redis.
+    changes(house.ask("state.sls_id", "sentinel-absent-alarm", "sentinel.absent"))
+    assert "redis_set" not in house.ask("beacons.list", "return_yaml=False")

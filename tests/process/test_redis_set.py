@@ -55,10 +55,7 @@ def house(running: House) -> Iterator[House]:
         if daemon.process is None:
             daemon.start()
         daemon.freeze(False)
-    wait_for("peace", lambda: not running.status()["wrong"], 40)
-    wait_for("all proxies' agreement", lambda: running.serving() == {running.master()}, 20)
-    # Sentinel begins no failover sooner after the last one.
-    time.sleep(2)
+    running.rest()
 
 
 def killed(house: House, master: str) -> None:
@@ -313,9 +310,7 @@ def test_how_long_it_takes(
         if running.redis[master].process is None:
             running.redis[master].start()
         running.redis[master].freeze(False)
-        wait_for("peace", lambda: not running.status()["wrong"], 40)
-        wait_for("agreement", lambda: running.serving() == {running.master()}, 20)
-        time.sleep(2)
+        running.rest()
     print(f"{fault.__name__}: median {statistics.median(took):.1f} s, worst {max(took):.1f} s, "
           f"split {split:.1f} s")
     assert split == 0

@@ -95,6 +95,7 @@ def heard(house: House, name: str) -> list[float]:
     return [float(line.split()[1]) for line in lines if len(line.split()) == 2]
 
 
+@pytest.mark.soak
 def test_synapse_s_own_client_is_back_in_time(house: House, synapse_release: Path) -> None:
     env = {"PATH": os.environ["PATH"],
            "PYTHONPATH": str(PROJECT / "formulas/synapse/files/plugins")}
@@ -119,8 +120,7 @@ def test_synapse_s_own_client_is_back_in_time(house: House, synapse_release: Pat
             print(f"killed: {seconds:.1f} s")
             assert seconds < BOUND_SECONDS
             house.redis[master].start()
-            wait_for("peace", lambda: not house.status()["wrong"], 40)
-            time.sleep(2)
+            house.rest()
     finally:
         for process in running:
             process.kill()

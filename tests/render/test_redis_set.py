@@ -1,8 +1,9 @@
-"""Accounts of Redis and Sentinel, as the formulas write them."""
+"""Accounts of Redis and Sentinel, as the formulas write them, and how many must agree."""
 
 from __future__ import annotations
 
 import copy
+import re
 from dataclasses import replace
 
 import pytest
@@ -32,3 +33,19 @@ def test_an_account_without_a_password_is_none(
         gone = [line for line in users if line not in left]
         assert [line.split()[1] for line in gone] == [name]
         assert left[0] == "user default off"
+
+
+@pytest.mark.parametrize(("sls", "source", "words"), [
+    ("sentinel", "sentinel/files/sentinel.conf.jinja", r"^sentinel monitor .* (\d+)$"),
+    ("redis_proxy", "redis_proxy/files/haproxy.cfg.jinja", r"^    acl named-.* ge (\d+)$"),
+])
+def test_who_asks_and_who_is_asked_count_alike(
+    renderer: trees.Renderer, sls: str, source: str, words: str
+) -> None:
+    """What Sentinel, the proxy and ``redis_set.status`` take for most is said once."""
+    case = next(case for case in trees.all_cases() if case.sls == sls)
+    text = renderer.template(case, f"salt://{source}", {})
+    assert {*re.findall(words, text, re.M)} == {"2"}
+    other = replace(case, functions={"redis_rules.quorum": 42})
+    text = renderer.template(other, f"salt://{source}", {})
+    assert {*re.findall(words, text, re.M)} == {"42"}

@@ -223,7 +223,10 @@ class Renderer:
         assert state.functions.pack["__pillar__"] is pillar
         pillar.clear()
         pillar.update(salt.utils.secret.hide(copy.deepcopy(dict(case.pillar))))
-        honest = {name: state.functions.get(name) for name in case.functions}
+        # The function itself: what Salt hands out looks its function up under this name, for ever.
+        honest = {
+            name: getattr(state.functions.get(name), "func", None) for name in case.functions
+        }
         for name, answer in case.functions.items():
             state.functions[name] = lambda *_, _answer=answer, **__: copy.deepcopy(_answer)
         try:

@@ -38,7 +38,7 @@ PATIENCE_PACKAGE = {
 BUS = "saltworks_bus.Bus"
 BUS_PACKAGE = {
     "source": "salt://synapse/files/plugins/saltworks_bus.py",
-    "source_hash": "sha256=6d208913f756207815de2f66629422f8e6e8488f4ed67de4ec6ca375bf9c6524",
+    "source_hash": "sha256=8d5ce6ef9992e946d60f28999450ba5df4f783244dc868e528295a9f25670a16",
 }
 
 #: What every process has once there are workers, or may be.

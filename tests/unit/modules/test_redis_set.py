@@ -348,6 +348,29 @@ def test_the_beacon_is_silent_about_what_passes() -> None:
     assert beacon.looks(3) == []
 
 
+def test_each_trouble_must_last_by_itself() -> None:
+    beacon = Beacon()
+    beacon.looks()
+    beacon.answer = joined(said(), named(A, A))
+    assert beacon.looks() == []
+    other = masters("redis-1")
+    beacon.answer = joined(other, named(A, A, A))
+    assert beacon.looks() == []
+    (event,) = beacon.looks(3)
+    assert event["wrong"] == [row["what"] for row in beacon.answer["wrong"]]
+
+
+def test_why_it_does_not_answer_is_said_and_no_news() -> None:
+    beacon = Beacon()
+    beacon.looks()
+    told = []
+    for why in ("timed out", "no route (to it)", "timed out", "refused"):
+        beacon.answer = joined(said(), named(A, A), sentinel__dcs_1=why)
+        told += beacon.looks()
+    (event,) = told
+    assert "(no route (to it)): with one more away" in event["wrong"][0]
+
+
 def test_the_beacon_s_first_look_tells_of_trouble() -> None:
     beacon = Beacon()
     beacon.answer = CommandExecutionError("no state")

@@ -13,20 +13,18 @@ from typing import Any
 from synapse.module_api import ModuleApi
 from synapse.replication.tcp import redis
 
+#: Between two attempts at the most.
 SECONDS = 1.0
 
 
 class Bus:
-    """The module. Configuration: ``seconds``, between two attempts at the most; 1 by default."""
+    """The module; it has no configuration."""
 
     def __init__(self, config: dict[str, Any], api: ModuleApi) -> None:
         # Read anew at each attempt, so those that are connected already have it, too.
         for factory in (redis.SynapseRedisFactory, redis.RedisDirectTcpReplicationClientFactory):
-            factory.maxDelay = config["seconds"]
+            factory.maxDelay = SECONDS
 
     @staticmethod
     def parse_config(config: dict[str, Any]) -> dict[str, Any]:
-        seconds = config.get("seconds", SECONDS)
-        if not isinstance(seconds, (int, float)) or not 0.1 <= seconds <= 10:
-            raise ValueError(f"saltworks_bus: seconds is {seconds!r}; it may be from 0.1 to 10")
-        return {"seconds": seconds}
+        return config
