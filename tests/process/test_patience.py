@@ -154,6 +154,37 @@ def test_a_commit_without_an_answer_is_not_repeated(on: Servers) -> None:
     assert site.run(site.me)
 
 
+def test_who_fetches_events_goes_on_with_a_new_connection(on: Servers) -> None:
+    """Synapse does so in a loop within one ``runWithConnection`` (``_do_fetch``)."""
+    from synapse.storage.database import LoggingDatabaseConnection
+    from twisted.enterprise.adbapi import ConnectionLost
+
+    site = Site(on)
+    database = site.database
+    runs: list[int] = []
+
+    def fetch(txn: Any) -> None:
+        runs.append(site.me(txn))
+        if len(runs) == 1:
+            site.end(runs[0])
+
+    def loop(conn: Any) -> None:
+        wrapped = LoggingDatabaseConnection(
+            conn=conn, engine=database.engine, default_txn_name="x", server_name="lale.test")
+        # Its COMMIT got no answer, but it only reads.
+        database.new_transaction(wrapped, "do_fetch", [], [], [], fetch)
+        assert len(runs) == 2
+        with pytest.raises(ConnectionLost):
+            database.new_transaction(wrapped, "x", [], [], [], lambda txn: site.end(site.me(txn)))
+        database.new_transaction(wrapped, "do_fetch", [], [], [], fetch)
+        # Nor is it anything to one that ends while nobody uses it.
+        site.end(runs[-1])
+        database.new_transaction(wrapped, "x", [], [], [], fetch)
+        assert len({*runs}) == 4
+
+    database._db_pool._runWithConnection(loop)
+
+
 def test_what_is_cut_off_again_and_again_fails(on: Servers) -> None:
     from twisted.enterprise.adbapi import ConnectionLost
 

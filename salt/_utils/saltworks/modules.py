@@ -31,7 +31,7 @@ OWNER_PACKAGE = {
 PATIENCE = "saltworks_patience.Patience"
 PATIENCE_PACKAGE = {
     "source": "salt://synapse/files/plugins/saltworks_patience.py",
-    "source_hash": "sha256=58339b912bfd58a63f6089c885ba626acf04e6827d1e2f9ab2dcd338011a6ea5",
+    "source_hash": "sha256=22725deca444bbbaf9737434f037a844d30f28683c8f244831e9ffc8110c041d",
 }
 
 #: Comes back to Redis within a second; Synapse's own senders may wait for ten.

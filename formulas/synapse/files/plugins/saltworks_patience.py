@@ -33,6 +33,9 @@ WAIT_SECONDS = 30.0
 PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 1.0
 #: How often one transaction is run: a switchover cuts it off once.
 ATTEMPTS = 3
+#: Interactions that only read, so that they may be run again though their COMMIT got no answer. For
+#: one ``do_fetch`` all wait who want an event that is in no cache.
+READS = frozenset({"do_fetch"})
 #: What no waiting mends, in libpq's words: there is no code where there is no connection yet.
 HOPELESS = ("authentication failed", "no pg_hba.conf entry")
 
@@ -153,6 +156,9 @@ class PatientPool:
         stream's id that a cut off attempt took is given back by one of them.
         """
         lists = (after_callbacks, async_after_callbacks, exception_callbacks)
+        if self.is_closed(conn):
+            # Who fetches events goes on with a connection that was cut off (``_do_fetch``).
+            self._renew(conn.conn, self._database.engine.default_isolation_level, False)
         autocommit, level = conn.autocommit, conn.isolation_level
         done = False
 
@@ -172,16 +178,20 @@ class PatientPool:
                 return self._transaction(conn, desc, *lists, noted, *args, **kwargs)
             except ConnectionLost:
                 # Once it is done what is left is its COMMIT.
-                if (done and not autocommit) or attempt == ATTEMPTS:
+                unsure = done and not autocommit and desc not in READS
+                if unsure or attempt == ATTEMPTS:
                     raise
                 self._logger.info("running %s again: it was cut off", desc)
                 attempt += 1
 
     def _renew(self, conn: Any, level: int, autocommit: bool) -> None:
-        """Another connection for one that Twisted has forgotten already.
+        """Another connection for one that has ended.
 
         :raises ConnectionLost: it was cut off at once.
         """
+        known = self._pool.connections.get(self._pool.threadID())
+        if known is not None and known is conn._connection:
+            self._pool.disconnect(known)
         conn._connection = self._pool.connect()
         try:
             conn.set_session(isolation_level=level, autocommit=autocommit)
