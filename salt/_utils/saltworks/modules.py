@@ -31,7 +31,7 @@ OWNER_PACKAGE = {
 PATIENCE = "saltworks_patience.Patience"
 PATIENCE_PACKAGE = {
     "source": "salt://synapse/files/plugins/saltworks_patience.py",
-    "source_hash": "sha256=22725deca444bbbaf9737434f037a844d30f28683c8f244831e9ffc8110c041d",
+    "source_hash": "sha256=217e55165dea09efbfbee52a04ccfe85a0a7051eb4fe83cffccb4d030b516356",
 }
 
 #: Comes back to Redis within a second; Synapse's own senders may wait for ten.

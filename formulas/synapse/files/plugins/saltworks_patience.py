@@ -24,7 +24,7 @@ from typing import Any
 from synapse.module_api import ModuleApi
 from synapse.storage.database import DatabasePool, LoggingDatabaseConnection
 from synapse.storage.engines import PostgresEngine
-from twisted.enterprise.adbapi import ConnectionLost
+from twisted.enterprise.adbapi import Connection, ConnectionLost
 
 #: How long a new connection is tried for, in seconds: a dead primary is replaced within 20, and
 #: somewhat later where the store of its backups is away too.
@@ -156,6 +156,9 @@ class PatientPool:
         stream's id that a cut off attempt took is given back by one of them.
         """
         lists = (after_callbacks, async_after_callbacks, exception_callbacks)
+        if not isinstance(conn.conn, Connection):
+            # None of the pool's, but one to a standby: whoever made it sees to it.
+            return self._transaction(conn, desc, *lists, func, *args, **kwargs)
         if self.is_closed(conn):
             # Who fetches events goes on with a connection that was cut off (``_do_fetch``).
             self._renew(conn.conn, self._database.engine.default_isolation_level, False)
