@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import os
+import shutil
 import ssl
 import time
 import urllib.error
@@ -288,8 +288,8 @@ def _disk(folder: str) -> dict[str, int]:
     for path in (folder, f"{folder}/pg_wal"):
         # A copy that is being made has none yet.
         with contextlib.suppress(FileNotFoundError):
-            row = os.statvfs(path)
-            found.append({"free": row.f_bavail * row.f_frsize, "size": row.f_blocks * row.f_frsize})
+            row = shutil.disk_usage(path)
+            found.append({"free": row.free, "size": row.total})
     return min(found, key=lambda row: row["free"] / row["size"], default={})
 
 

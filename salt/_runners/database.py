@@ -195,9 +195,10 @@ def admit(minion: str) -> dict[str, Any]:
     others = [*gates, *(name for name in cluster.serving(placement) if name != minion)]
     first = cluster.leader(_status(machines, placement)[1])
     answers = machines.calls(others, "state.sls", ROLE_SLS, bound=APPLY_SECONDS, queue=QUEUE)
-    wrong = {name: str(row) for name, row in answers.items() if isinstance(row, MachineError)}
-    if first not in others or first in wrong:
-        raise MachineError(f"join: {wrong.get(first, 'there is no primary to be copied')}")
+    if first not in others:
+        raise MachineError("join: there is no primary to be copied")
+    if isinstance(failed := answers[first], MachineError):
+        raise MachineError(f"join: {failed}")
     return _told_later(house, minion, answers, "admit it")
 
 
@@ -403,11 +404,8 @@ def _told(house: Tree, minion: str) -> str:
     wrong = bring_modules(machines, names, bound=APPLY_SECONDS)
     here = [name for name in names if name not in wrong]
     answers = machines.calls(here, "state.sls", FINDS, bound=APPLY_SECONDS, queue=QUEUE)
-    wrong |= {name: str(row) for name, row in answers.items() if isinstance(row, MachineError)}
-    ledger = telling_run.Ledger(house, minion)
-    ledger.late({name: () for name in wrong})
-    words = f"{', '.join(name for name in names if name not in wrong)} know it"
-    return "; ".join([words, *(f"later: {line}" for line in wrong.values())])
+    every = {**{name: MachineError(line) for name, line in wrong.items()}, **answers}
+    return str(_told_later(house, minion, every, "know it")["said"])
 
 
 def _told_later(house: Tree, minion: str, answers: Mapping[str, Any], what: str) -> dict[str, Any]:

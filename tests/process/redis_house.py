@@ -27,7 +27,7 @@ from typing import Any
 from salt.exceptions import CommandExecutionError
 
 from tests.process.front_door import free_ports, wait_for
-from tests.process.patroni_house import Authority, Json, Programs, put, rendered
+from tests.process.patroni_house import Authority, Json, Programs, folder, put, rendered
 from tests.render import trees
 from tests.unit.modules.minion_modules import load
 
@@ -571,6 +571,18 @@ class Bus:
         """Until they hear each other by new connections; see :meth:`resumed`."""
         wait_for("that all hear each other", lambda: self.resumed() < math.inf, seconds)
         return self.resumed()
+
+
+@contextlib.contextmanager
+def started(renderer: trees.Renderer) -> Iterator[House]:
+    """All of it runs within the block."""
+    with folder() as top:
+        house = House(renderer, top)
+        try:
+            house.start()
+            yield house
+        finally:
+            house.end()
 
 
 @contextlib.contextmanager

@@ -6,7 +6,6 @@ provider, program and a real `rclone serve s3`; a media folder for each machine.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import itertools
 import json
@@ -29,10 +28,18 @@ from saltworks import media_report, synapse_config, workers
 from tests import cluster
 from tests.lab.driver import PROJECT
 from tests.lab.seed_media import png
-from tests.process import postgres, store
+from tests.process import store
 from tests.process.store import Site
 from tests.process.test_redis import Redis, redis
-from tests.process.test_synapse_workers import LOG, MAIN, PSYCOPG2, SETTINGS, Homeserver
+from tests.process.test_synapse_workers import (
+    LOG,
+    MAIN,
+    PSYCOPG2,
+    SETTINGS,
+    Homeserver,
+    empty_database,
+    served,
+)
 from tests.render.conftest import renderer, synapse_release
 
 __all__ = ["redis", "renderer", "synapse_release"]
@@ -104,28 +111,10 @@ def media(
         for number, name in enumerate((A, B), 1)
     ]
     placed = replace(cluster.placement(*rows), media="storage", auth="")
-    with contextlib.ExitStack() as running:
-        database = running.enter_context(postgres.cluster())
-        postgres.psql(
-            database,
-            "CREATE ROLE synapse LOGIN PASSWORD 'secret';\n"
-            "CREATE DATABASE synapse OWNER synapse TEMPLATE template0 ENCODING 'UTF8' "
-            "LC_COLLATE 'C' LC_CTYPE 'C';",
-        )
-        site = running.enter_context(store.site(folder))
+    with empty_database() as database, store.site(folder) as site:
         made = Media(folder, synapse_release, redis, database, cmap, placed, {}, site)
-
-        def end() -> None:
-            for process in made.running.values():
-                process.terminate()
-            for process in made.running.values():
-                process.wait(30)
-
-        running.callback(end)
-        made.start_main()
-        for name in made.plan.processes:
-            made.start_worker(name)
-        yield made
+        with served(made):
+            yield made
 
 
 @dataclass(frozen=True)

@@ -37,13 +37,8 @@ SENTINEL = redis_house.AT_SENTINELS
 
 @pytest.fixture(scope="module")
 def running(renderer: trees.Renderer) -> Iterator[House]:
-    with folder() as top:
-        house = House(renderer, top)
-        try:
-            house.start()
-            yield house
-        finally:
-            house.end()
+    with redis_house.started(renderer) as house:
+        yield house
 
 
 @pytest.fixture

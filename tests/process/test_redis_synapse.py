@@ -16,7 +16,6 @@ import pytest
 from tests.lab.driver import PROJECT
 from tests.process import redis_house
 from tests.process.front_door import wait_for
-from tests.process.patroni_house import folder
 from tests.process.redis_house import House
 from tests.render import trees
 from tests.render.conftest import renderer, synapse_release
@@ -80,13 +79,8 @@ reactor.run()
 
 @pytest.fixture
 def house(renderer: trees.Renderer) -> Iterator[House]:
-    with folder() as top:
-        house = House(renderer, top)
-        try:
-            house.start()
-            yield house
-        finally:
-            house.end()
+    with redis_house.started(renderer) as house:
+        yield house
 
 
 def heard(house: House, name: str) -> list[float]:

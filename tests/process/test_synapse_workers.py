@@ -179,27 +179,38 @@ def homeserver(
         for number, kind in enumerate(KINDS, 1)
     ]
     placed = replace(cluster.placement(*rows), media="", auth="")
-    with contextlib.ExitStack() as running:
-        database = running.enter_context(postgres.cluster())
+    with empty_database() as database:
+        made = Homeserver(folder, synapse_release, redis, database, cmap, placed, {})
+        with served(made):
+            yield made
+
+
+@contextlib.contextmanager
+def empty_database() -> Iterator[dict[str, Any]]:
+    """A server with Synapse's role, and a database for it."""
+    with postgres.cluster() as made:
         postgres.psql(
-            database,
+            made,
             "CREATE ROLE synapse LOGIN PASSWORD 'secret';\n"
             "CREATE DATABASE synapse OWNER synapse TEMPLATE template0 ENCODING 'UTF8' "
             "LC_COLLATE 'C' LC_CTYPE 'C';",
         )
-        made = Homeserver(folder, synapse_release, redis, database, cmap, placed, {})
+        yield made
 
-        def end() -> None:
-            for process in made.running.values():
-                process.terminate()
-            for process in made.running.values():
-                process.wait(30)
 
-        running.callback(end)
+@contextlib.contextmanager
+def served(made: Homeserver) -> Iterator[None]:
+    """All processes of the plan run within the block."""
+    try:
         made.start_main()
         for name in made.plan.processes:
             made.start_worker(name)
-        yield made
+        yield
+    finally:
+        for process in made.running.values():
+            process.terminate()
+        for process in made.running.values():
+            process.wait(30)
 
 
 @dataclass(frozen=True)

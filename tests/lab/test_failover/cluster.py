@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 from tests.lab.driver import SaltRunError, wait_for
@@ -41,6 +42,12 @@ def whole(stage: Stage) -> None:
         return bool(found["leader"] and len(follow) == 2 and promised)
 
     wait_for(looks, WHOLE_SECONDS, "the cluster to be whole", interval=1)
+
+
+def standby_of(stage: Stage) -> str:
+    """One of today's, by chance."""
+    rows: dict[str, dict[str, str]] = status(stage)["members"]
+    return random.choice([name for name, row in rows.items() if row["role"] != "leader"])
 
 
 def first_of(stage: Stage, worker: str) -> str:

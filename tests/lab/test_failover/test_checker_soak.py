@@ -20,7 +20,7 @@ from tests.lab.client import Client
 from tests.lab.driver import PROJECT, cgroups, wait_for
 from tests.lab.reach import reached
 from tests.lab.stage import Stage
-from tests.lab.test_failover.cluster import first_of, leader, status, whole
+from tests.lab.test_failover.cluster import first_of, leader, standby_of, whole
 from tests.lab.test_parts.database import sql
 
 pytestmark = [pytest.mark.lab, pytest.mark.soak]
@@ -36,12 +36,6 @@ PASSWORD = "a long one 1"
 GAP_SECONDS = 5
 
 Fault = Callable[[Stage], None]
-
-
-def standby_of(stage: Stage) -> str:
-    """One of today's, by chance."""
-    rows: dict[str, dict[str, str]] = status(stage)["members"]
-    return random.choice([name for name, row in rows.items() if row["role"] != "leader"])
 
 
 def paused(stage: Stage) -> None:

@@ -16,7 +16,7 @@ from tests.bench import results
 from tests.lab import milestones, witness
 from tests.lab.driver import wait_for
 from tests.lab.stage import Stage
-from tests.lab.test_failover.cluster import follows, leader, status, whole
+from tests.lab.test_failover.cluster import follows, leader, standby_of, status, whole
 from tests.lab.test_parts.database import refuses_writes, sql
 
 pytestmark = [pytest.mark.lab, pytest.mark.soak]
@@ -76,7 +76,7 @@ def test_a_whole_cluster_has_no_trouble(stage: Stage) -> None:
 
 def test_etcd_gone_is_no_trouble_for_people_until_a_database_goes_too(stage: Stage) -> None:
     first = leader(stage)
-    standby = next(name for name in status(stage)["members"] if name != first)
+    standby = standby_of(stage)
     try:
         with chatting(stage, "no-etcd", 6.0):
             for name in WATCHERS:
@@ -121,7 +121,7 @@ def test_a_slot_that_nobody_reads_is_named_and_does_not_fill_the_disk(stage: Sta
 
 def test_a_standby_that_was_away_for_long_gets_its_wal_from_the_backups(stage: Stage) -> None:
     first = leader(stage)
-    standby = next(name for name in status(stage)["members"] if name != first)
+    standby = standby_of(stage)
     kept = "SELECT setting FROM pg_settings WHERE name = 'wal_keep_size';"
     segments = int(sql(stage, first, kept)) // 16 + 8
     there = f"SELECT count(*) FROM pg_replication_slots WHERE slot_name = '{standby}'"
@@ -184,8 +184,7 @@ def small_disk(stage: Stage, name: str) -> Iterator[None]:
 
 
 def test_a_primary_whose_disk_is_full_is_replaced_and_comes_again(stage: Stage) -> None:
-    before = leader(stage)
-    name = next(name for name in status(stage)["members"] if name != before)
+    name = standby_of(stage)
     machine = stage.lab.machine(name)
     with small_disk(stage, name):
         wait_for(lambda: follows(stage, name), 120, f"{name} to follow", interval=1)
