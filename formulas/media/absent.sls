@@ -13,5 +13,6 @@ media-absent-files:
         - {{ program_dir }}
         - {{ plugins_dir }}/saltworks_media_provider.py
         - {{ plugins_dir }}/saltworks_media_local.py
+        - {{ plugins_dir }}/saltworks_media_tls.py
     - require:
         - unit_set: media-absent-units

@@ -1,17 +1,19 @@
 {%- from 'media/map.jinja' import media, program_dir, plugins_dir, settings_file, state_dir, unit, unit_dir with context %}
 
 {#- What the program imports lies beside it, and is there before it. #}
-{%- set folders = {
-  'saltworks_media_tree.py': program_dir,
-  'saltworks_media_manifest.py': program_dir,
-  'saltworks_media_store.py': program_dir,
-  'saltworks_media.py': program_dir,
-  'saltworks_media_local.py': plugins_dir,
-  'saltworks_media_provider.py': plugins_dir,
-} %}
-{%- for name, folder in folders.items() %}
+{%- set files = [
+  (program_dir, 'saltworks_media_tree.py'),
+  (program_dir, 'saltworks_media_manifest.py'),
+  (program_dir, 'saltworks_media_tls.py'),
+  (program_dir, 'saltworks_media_store.py'),
+  (program_dir, 'saltworks_media.py'),
+  (plugins_dir, 'saltworks_media_tls.py'),
+  (plugins_dir, 'saltworks_media_local.py'),
+  (plugins_dir, 'saltworks_media_provider.py'),
+] %}
+{%- for folder, name in files %}
 
-media-{{ name }}:
+media-{{ folder }}/{{ name }}:
   file.managed:
     - name: {{ folder }}/{{ name }}
     - source: salt://media/files/{{ name }}

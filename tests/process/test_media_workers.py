@@ -96,8 +96,9 @@ def media(
     folder = tmp_path_factory.mktemp("media")
     (folder / "lib").mkdir()
     (folder / "lib/psycopg2").symlink_to(PSYCOPG2)
-    for name in ("saltworks_media_provider.py", "saltworks_media_local.py"):
-        (folder / "lib" / name).symlink_to(FILES / name)
+    for name in ("provider", "local", "tls"):
+        file = f"saltworks_media_{name}.py"
+        (folder / "lib" / file).symlink_to(FILES / file)
     (folder / "certificates").mkdir()
     (folder / "certificates/saltworks.pem").write_text((redis.folder / "tls.authority").read_text())
     (folder / "log.yaml").write_text(yaml.safe_dump(LOG))

@@ -17,6 +17,7 @@ import saltworks_media_local
 from botocore.config import Config
 from botocore.exceptions import ClientError
 from s3_storage_provider import S3StorageProviderBackend
+from saltworks_media_tls import ready
 from synapse.media.media_storage import FileResponder
 
 #: In seconds, and how often: an upload to a dead store fails within half a minute.
@@ -40,6 +41,7 @@ class Provider(S3StorageProviderBackend):
                 max_pool_connections=40,
             )
         )
+        ready(self._get_s3_client(), config["ca"])
 
     @staticmethod
     def parse_config(config: dict[str, Any]) -> dict[str, Any]:

@@ -46,11 +46,12 @@ class Store:
         import boto3
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError, ClientError
+        from saltworks_media_tls import ready
 
         self.settings = settings
         self._errors = (BotoCoreError, ClientError)
         self._refused = ClientError
-        self._client = boto3.client(
+        client = boto3.client(
             "s3",
             endpoint_url=settings["endpoint"],
             region_name="us-east-1",
@@ -67,6 +68,7 @@ class Store:
                 response_checksum_validation="when_required",
             ),
         )
+        self._client = ready(client, settings["ca"])
 
     def put(self, path: str, file: BinaryIO) -> str:
         """Store a file.
