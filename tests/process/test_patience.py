@@ -23,14 +23,17 @@ ME = "SELECT pg_backend_pid()"
 class Site:
     """A pool of Synapse's, asked in this thread as ``DatabasePool.runWithConnection`` does it."""
 
-    def __init__(self, on: Servers, patient: bool = True, seconds: float = 20) -> None:
+    def __init__(
+        self, on: Servers, patient: bool = True, seconds: float = 20, silent: float = 5,
+        hosts: tuple[int, ...] = (0,),
+    ) -> None:
         from synapse.storage.database import make_pool
         from twisted.internet import reactor
 
         from tests.process.standby_site import pool
 
         self.on = on
-        args = on.args(0)
+        args = {**on.args(*hosts), "connect_timeout": 2}
         self.database = pool(args)
         settings = SimpleNamespace(name="master", config={"name": "psycopg2", "args": args})
         self.database._db_pool = make_pool(
@@ -40,7 +43,7 @@ class Site:
         if patient:
             from saltworks_patience import PatientPool
 
-            PatientPool(self.database, seconds).start()
+            PatientPool(self.database, seconds, silent).start()
         self.after: list[Any] = []
 
     def run(self, func: Callable[..., Any], autocommit: bool = False) -> Any:
@@ -262,3 +265,71 @@ def test_other_errors_are_as_ever(on: Servers) -> None:
     with pytest.raises(site.database.engine.module.ProgrammingError):
         site.run(lambda txn: txn.execute("SELECT nothing FROM nowhere"))
     assert site.run(site.me)
+
+
+@pytest.mark.parametrize(
+    ("words", "others"),
+    [
+        ({"host": "a,b,c", "port": "1,2,3"}, [("a", "1"), ("c", "3")]),
+        ({"host": "a,b", "port": "2"}, [("a", "2")]),
+        ({"host": "a,b", "port": "1,1"}, [("a", "1"), ("b", "1")]),
+        ({"host": "b", "port": "2"}, []),
+        ({"port": "2"}, []),
+    ],
+)
+def test_the_others_are_all_but_the_one_that_was_taken(
+    on: Servers, words: dict[str, str], others: list[tuple[str, str]]
+) -> None:
+    from saltworks_patience import servers as places
+
+    assert places(words, "b", 2) == (("b", "2"), others)
+
+
+@pytest.fixture
+def pair(synapse_release: Path) -> Iterator[Servers]:
+    """A primary with a standby, for one test: it is another one afterwards."""
+    with servers(1) as made:
+        made.sql("SET ROLE synapse; CREATE TABLE t (n integer);")
+        made.caught_up(1)
+        yield made
+
+
+def test_who_waits_for_a_silent_server_is_cut_off_once_another_takes_writes(
+    on: Servers, pair: Servers
+) -> None:
+    site, runs = Site(pair, silent=1, hosts=(0, 1)), []
+
+    def func(txn: Any) -> int:
+        runs.append(1)
+        txn.execute("INSERT INTO t VALUES (3)")
+        return site.me(txn)
+
+    with ThreadPoolExecutor(1) as pool, ThreadPoolExecutor(1) as idle:
+        # Each thread has a connection of its own.
+        before = {each.submit(site.run, site.me).result() for each in (pool, idle)}
+        assert len(before) == 2
+        pair.freeze(0)
+        waiting = pool.submit(site.run, func)
+        time.sleep(4)
+        assert not waiting.done(), "nobody else takes writes yet"
+        pair.promote(1)
+        begun = time.monotonic()
+        assert waiting.result(15) not in before
+        assert time.monotonic() - begun < 10
+        assert len(runs) == 2
+        assert rows(pair) == 1
+        idle.submit(site.run, func).result(15)
+        assert len(runs) == 3, "whose connection idled has another one before it begins"
+
+
+def test_what_takes_long_on_a_primary_that_answers_is_left_alone(
+    on: Servers, pair: Servers
+) -> None:
+    site, runs = Site(pair, silent=0.5, hosts=(0, 1)), []
+
+    def func(txn: Any) -> None:
+        runs.append(1)
+        txn.execute("SELECT pg_sleep(4)")
+
+    site.run(func)
+    assert len(runs) == 1

@@ -31,7 +31,7 @@ OWNER_PACKAGE = {
 PATIENCE = "saltworks_patience.Patience"
 PATIENCE_PACKAGE = {
     "source": "salt://synapse/files/plugins/saltworks_patience.py",
-    "source_hash": "sha256=217e55165dea09efbfbee52a04ccfe85a0a7051eb4fe83cffccb4d030b516356",
+    "source_hash": "sha256=9d2427fe220bd41195b5255c473259b3327ec500875e096cdc3454723208d319",
 }
 
 #: Comes back to Redis within a second; Synapse's own senders may wait for ten.

@@ -7,20 +7,28 @@ error, and so does each request while there is no primary. With this module
 - a transaction that was cut off before its COMMIT was sent is run again: nothing of it was done.
   One whose COMMIT got no answer may have been done, and fails as ever. What runs without a
   transaction is run again too, as Synapse says it may be (``runInteraction``, ``db_autocommit``);
-- a new connection is tried for as long as a failover takes.
+- a new connection is tried for as long as a failover takes;
+- what waits for a server that says nothing is cut off as soon as another server takes writes. TCP
+  does not notice: of a machine whose processes stand still the kernel goes on to answer, or what
+  stands between does.
 
-All of it happens in the threads of Synapse's database pool, which have nothing else to do then.
+Who waits are the threads of Synapse's database pool, which have nothing else to do then; who cuts
+off is a thread of its own.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import select
+import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import psycopg2
 from synapse.module_api import ModuleApi
 from synapse.storage.database import DatabasePool, LoggingDatabaseConnection
 from synapse.storage.engines import PostgresEngine
@@ -33,6 +41,10 @@ WAIT_SECONDS = 30.0
 PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 1.0
 #: How often one transaction is run: a switchover cuts it off once.
 ATTEMPTS = 3
+#: A transaction that takes longer, in seconds, may wait for a server that has gone. Then the others
+#: are asked, each second; and more seldom of one that takes so long that it is at work.
+SILENT_SECONDS, ROUND_SECONDS = 5.0, 1.0
+LONG_SECONDS, LONG_ROUND_SECONDS = 60.0, 10.0
 #: Interactions that only read, so that they may be run again though their COMMIT got no answer. For
 #: one ``do_fetch`` all wait who want an event that is in no cache.
 READS = frozenset({"do_fetch"})
@@ -40,6 +52,8 @@ READS = frozenset({"do_fetch"})
 HOPELESS = ("authentication failed", "no pg_hba.conf entry")
 
 Callbacks = list[Any]
+#: Host and port, as libpq has them.
+Server = tuple[str, str]
 
 
 class Patience:
@@ -60,17 +74,28 @@ class PatientPool:
 
     :param database: whose connections are looked after.
     :param seconds: see :data:`WAIT_SECONDS`.
+    :param silent: see :data:`SILENT_SECONDS`.
     """
 
-    def __init__(self, database: DatabasePool, seconds: float = WAIT_SECONDS) -> None:
+    def __init__(
+        self,
+        database: DatabasePool,
+        seconds: float = WAIT_SECONDS,
+        silent: float = SILENT_SECONDS,
+    ) -> None:
         self._database = database
         self._seconds = seconds
+        self._silent = silent
         self._pool = database._db_pool
         self._connect = self._pool.connect
         self._closed = database.engine.is_connection_closed
         self._set_autocommit = database.engine.attempt_to_set_autocommit
         self._transaction = database.new_transaction
         self._lock = threading.Lock()
+        #: By thread: its connection, that one's server, and the others there are.
+        self._made: dict[int, tuple[Any, Server, list[Server]]] = {}
+        #: By thread: when what it runs began, by ``time.monotonic()``.
+        self._began: dict[int, float] = {}
         #: When the outage that lasts began, by ``time.monotonic()``; None while there is none.
         self._since: float | None = None
         # Only now: Synapse may silence the loggers that were there when it set up its log.
@@ -83,6 +108,7 @@ class PatientPool:
         engine.is_connection_closed = self.is_closed
         engine.attempt_to_set_autocommit = self.set_autocommit
         self._database.new_transaction = self.new_transaction
+        threading.Thread(target=self._watch, name="saltworks-patience", daemon=True).start()
 
     def connect(self) -> Any:
         """A connection of this thread's, as soon as there is a primary.
@@ -106,7 +132,13 @@ class PatientPool:
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
             else:
                 self._over()
+                self._made[self._pool.threadID()] = self._place(made)
                 return made
+
+    def _place(self, made: Any) -> tuple[Any, Server, list[Server]]:
+        # Asked now, by the thread that has it: libpq's own are of one thread at a time.
+        info = made.info
+        return (made, *servers(info.dsn_parameters, info.host, info.port))
 
     def _waits(self, said: str) -> bool:
         """Whether a try that failed is worth another one."""
@@ -178,6 +210,7 @@ class PatientPool:
             try:
                 if attempt > 1:
                     self._renew(conn.conn, level, autocommit)
+                self._began[self._pool.threadID()] = time.monotonic()
                 return self._transaction(conn, desc, *lists, noted, *args, **kwargs)
             except ConnectionLost:
                 # Once it is done what is left is its COMMIT.
@@ -186,6 +219,8 @@ class PatientPool:
                     raise
                 self._logger.info("running %s again: it was cut off", desc)
                 attempt += 1
+            finally:
+                self._began.pop(self._pool.threadID(), None)
 
     def _renew(self, conn: Any, level: int, autocommit: bool) -> None:
         """Another connection for one that has ended.
@@ -201,6 +236,70 @@ class PatientPool:
         except self._database.engine.module.OperationalError:
             self._pool.disconnect(conn._connection)
             raise ConnectionLost from None
+
+    def _watch(self) -> None:
+        """Cut off who waits for a server in whose place there is another one, until the end."""
+        pause = ROUND_SECONDS
+        while not self._pool.threadpool.joined:
+            time.sleep(pause)
+            try:
+                pause = self._round(time.monotonic())
+            except Exception:
+                # It must not end: nobody would see that it is gone.
+                self._logger.exception("a round of the watch over silent servers")
+
+    def _round(self, now: float) -> float:
+        """One look; the pause until the next."""
+        silent: dict[Server, list[Server]] = {}
+        begun = {
+            thread: at for thread, at in list(self._began.items()) if now >= at + self._silent
+        }
+        for thread in begun:
+            if row := self._made.get(thread):
+                silent[row[1]] = row[2]
+        for server, others in silent.items():
+            if others and self._takes_writes(others):
+                self._logger.info("another server than %s:%s takes writes", *server)
+                for made, at, _ in list(self._made.values()):
+                    if at == server:
+                        cut(made)
+        at_work = begun and now >= max(begun.values()) + LONG_SECONDS
+        return LONG_ROUND_SECONDS if at_work else ROUND_SECONDS
+
+    def _takes_writes(self, found: list[Server]) -> bool:
+        hosts, ports = (",".join(words) for words in zip(*found, strict=True))
+        target = {**self._pool.connkw, "host": hosts, "port": ports}
+        try:
+            self._pool.dbapi.connect(*self._pool.connargs, **target).close()
+        except self._database.engine.module.OperationalError:
+            return False
+        return True
+
+
+def servers(words: Mapping[str, str], host: str, port: int) -> tuple[Server, list[Server]]:
+    """The server of a connection, and the others that it might have been to.
+
+    :param words: what libpq was told, or found out (``PQconninfo``).
+    :param host, port: which one it took (``PQhost``, ``PQport``).
+    """
+    hosts = words.get("host", "").split(",")
+    ports = words.get("port", "").split(",")
+    server = (host, str(port))
+    if len(hosts) == 1:
+        return server, []
+    # One port may be said for all of them.
+    ports = ports * len(hosts) if len(ports) == 1 else ports
+    return server, [row for row in zip(hosts, ports, strict=True) if row != server]
+
+
+def cut(conn: Any) -> None:
+    """Wake the thread that waits for an answer: it gets an error at once."""
+    with contextlib.suppress(psycopg2.Error, OSError):
+        half = socket.socket(fileno=os.dup(conn.fileno()))
+        try:
+            half.shutdown(socket.SHUT_RDWR)
+        finally:
+            half.close()
 
 
 def has_ended(conn: Any) -> bool:
