@@ -17,7 +17,7 @@ from tests.lab import milestones, witness
 from tests.lab.driver import wait_for
 from tests.lab.stage import Stage
 from tests.lab.test_failover.cluster import follows, leader, standby_of, status, whole
-from tests.lab.test_parts.database import refuses_writes, sql
+from tests.lab.test_parts.database import PSQL, refuses_writes, sql
 
 pytestmark = [pytest.mark.lab, pytest.mark.soak]
 
@@ -29,6 +29,12 @@ SMALL = "/mnt/wal"
 ROOM_MIB = 300
 #: Until a member has stepped down, or another one leads.
 MOVED_SECONDS = 60
+
+#: New segments of WAL are new files. Else PostgreSQL writes into old ones again, which needs no
+#: room: on a full disk WAL goes on for as long as the archive keeps up.
+NEW_FILES = ("ALTER SYSTEM SET wal_recycle = off;", "ALTER SYSTEM RESET wal_recycle;")
+#: Segments in a row, while others look who leads.
+SEGMENTS = 8
 
 #: A segment of WAL ends.
 SWITCH = "SELECT pg_switch_wal(); CREATE TABLE filler (); DROP TABLE filler;"
@@ -173,8 +179,13 @@ def small_disk(stage: Stage, name: str) -> Iterator[None]:
         f"chown -h postgres: {WAL} && systemctl start patroni",
         timeout=180,
     )
+    wait_for(lambda: follows(stage, name), 120, f"{name} to follow", interval=1)
+    for query in (NEW_FILES[0], "SELECT pg_reload_conf();"):
+        sql(stage, name, query)
     try:
         yield
+        for query in (NEW_FILES[1], "SELECT pg_reload_conf();"):
+            sql(stage, name, query)
     finally:
         machine.run(
             f"systemctl stop patroni && rm {WAL} && mkdir -m 0700 {WAL} && cp -a {SMALL}/. {WAL}/ "
@@ -187,7 +198,6 @@ def test_a_primary_whose_disk_is_full_is_replaced_and_comes_again(stage: Stage) 
     name = standby_of(stage)
     machine = stage.lab.machine(name)
     with small_disk(stage, name):
-        wait_for(lambda: follows(stage, name), 120, f"{name} to follow", interval=1)
         whole(stage)
         leads(stage, name)
         with chatting(stage, "disk-full"):
@@ -221,8 +231,7 @@ def leads(stage: Stage, name: str) -> None:
 def moved(stage: Stage, name: str) -> bool:
     """Whether another one leads; until then the primary's WAL grows."""
     machine = stage.lab.machine(name)
-    machine.run(
-        ["psql", "-X", "-q", "-d", "synapse", "-c", "SELECT pg_switch_wal()"],
-        user="postgres", check=False,
-    )  # fmt: skip
+    for _ in range(SEGMENTS):
+        words = [*PSQL, "-d", "synapse"]
+        machine.run(words, input=SWITCH, user="postgres", check=False)
     return leader(stage) not in ("", name)
