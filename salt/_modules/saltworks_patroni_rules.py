@@ -18,9 +18,10 @@ __virtualname__ = "patroni_rules"
 #: elects takes up to 3 s (formula etcd), which fits in retry_timeout.
 TIMERS = {"ttl": 12, "loop_wait": 2, "retry_timeout": 4}
 
-#: A crashed PostgreSQL of a living machine is started again for that long, then a standby takes
-#: over, seconds.
-PRIMARY_START_SECONDS = 10
+#: PostgreSQL has ended and its machine lives: for how long it is started again before a standby
+#: takes over, seconds. With any other number one whose disk is full leads for ever: it starts as a
+#: standby, which needs no room, so that no time runs out; it is promoted, which needs some; it ends.
+PRIMARY_START_SECONDS = 0
 
 #: durability → (synchronous_mode, synchronous_mode_strict). See docs/database-cluster.md.
 DURABILITY = {"async": (False, False), "sync": (True, False), "sync-strict": (True, True)}

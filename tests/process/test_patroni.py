@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import ssl
+import subprocess
 import time
 import urllib.error
 import urllib.request
@@ -242,6 +244,30 @@ def test_a_killed_leader_is_replaced_and_comes_back_as_a_standby(cluster: Cluste
     assert cluster.client.lost(leader) == []
     lines = {row["timeline"] for row in standby.status()["members"].values()}
     assert len(lines) == 1
+
+
+def test_a_leader_that_can_make_no_wal_file_is_replaced_and_comes_again(cluster: Cluster) -> None:
+    """Its disk is full: it ends, may start as a standby, and would end again as the leader."""
+    leader, standby = cluster.synchronous()
+    leader.sql("ALTER SYSTEM SET wal_recycle = off;")
+    leader.sql("SELECT pg_reload_conf();")
+    folder = Path(leader.at["data"]) / "pg_wal"
+    folder.chmod(0o500)
+    try:
+        # The segments that are there come first.
+        for _ in range(20):
+            with contextlib.suppress(subprocess.CalledProcessError):
+                leader.sql("SELECT pg_switch_wal(); CREATE TABLE filler (); DROP TABLE filler;")
+        where, seconds = cluster.client.until([standby], KILL_SECONDS)
+        print(f"no WAL file: first write after {seconds:.1f} s")
+        assert where is standby
+        assert cluster.client.lost(standby) == []
+    finally:
+        folder.chmod(0o700)
+    assert cluster.roles() == (standby, leader)
+    assert cluster.client.lost(leader) == []
+    leader.sql("ALTER SYSTEM RESET wal_recycle;")
+    leader.sql("SELECT pg_reload_conf();")
 
 
 @pytest.mark.soak

@@ -29,6 +29,7 @@ def test_durability(durability: str, synchronous: bool, strict: bool) -> None:
     made = patroni.dynamic(durability, 5, RUNNING, [])
     assert (made["synchronous_mode"], made["synchronous_mode_strict"]) == (synchronous, strict)
     assert made["maximum_lag_on_failover"] == 5
+    assert made["primary_start_timeout"] == 0, "else one whose disk is full leads for ever"
     assert made["postgresql"]["parameters"]["hot_standby_feedback"] == "on"
 
 
