@@ -20,7 +20,8 @@ TIMERS = {"ttl": 12, "loop_wait": 2, "retry_timeout": 4}
 
 #: PostgreSQL has ended and its machine lives: for how long it is started again before a standby
 #: takes over, seconds. With any other number one whose disk is full leads for ever: it starts as a
-#: standby, for which it needs no room, so no time runs out; it is promoted, for which it needs some.
+#: standby, for which it needs no room, so that no time runs out; it is promoted, for which it needs
+#: some, and ends.
 PRIMARY_START_SECONDS = 0
 
 #: durability → (synchronous_mode, synchronous_mode_strict). See docs/database-cluster.md.
