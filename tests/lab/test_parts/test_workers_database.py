@@ -23,11 +23,7 @@ from tests.lab.test_parts.conftest import NEW
 from tests.lab.test_parts.database import refuses_writes, sql, witnessed
 from tests.lab.test_parts.test_workers import WORKER, WRITER, ports, reaches
 
-#: No part of `make test` before it has run through in one piece: each test has run by itself.
-pytestmark = [
-    pytest.mark.lab,
-    pytest.mark.soak,
-]
+pytestmark = pytest.mark.lab
 
 NAME = "m4.database"
 ORCH = f"orch.{NAME}"
