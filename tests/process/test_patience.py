@@ -25,7 +25,7 @@ class Site:
 
     def __init__(
         self, on: Servers, patient: bool = True, seconds: float = 20, silent: float = 5,
-        hosts: tuple[int, ...] = (0,),
+        hosts: tuple[int, ...] = (0,), service: str = "", **words: str,
     ) -> None:
         from synapse.storage.database import make_pool
         from twisted.internet import reactor
@@ -33,7 +33,11 @@ class Site:
         from tests.process.standby_site import pool
 
         self.on = on
-        args = {**on.args(*hosts), "connect_timeout": 2}
+        args = {**on.args(*hosts), "connect_timeout": 2, **words}
+        if service:
+            for key in ("host", "port", "target_session_attrs", "connect_timeout"):
+                del args[key]
+            args["service"] = service
         self.database = pool(args)
         settings = SimpleNamespace(name="master", config={"name": "psycopg2", "args": args})
         self.database._db_pool = make_pool(
@@ -252,8 +256,7 @@ def test_a_process_that_stops_does_not_wait(on: Servers) -> None:
 
 
 def test_a_wrong_password_is_not_waited_for(on: Servers) -> None:
-    site = Site(on)
-    site.database._db_pool.connkw["password"] = "another"
+    site = Site(on, password="another")
     begun = time.monotonic()
     with pytest.raises(site.database.engine.module.OperationalError, match="authentication failed"):
         site.run(site.me)
@@ -267,24 +270,6 @@ def test_other_errors_are_as_ever(on: Servers) -> None:
     assert site.run(site.me)
 
 
-@pytest.mark.parametrize(
-    ("words", "others"),
-    [
-        ({"host": "a,b,c", "port": "1,2,3"}, [("a", "1"), ("c", "3")]),
-        ({"host": "a,b", "port": "2"}, [("a", "2")]),
-        ({"host": "a,b", "port": "1,1"}, [("a", "1"), ("b", "1")]),
-        ({"host": "b", "port": "2"}, []),
-        ({"port": "2"}, []),
-    ],
-)
-def test_the_others_are_all_but_the_one_that_was_taken(
-    on: Servers, words: dict[str, str], others: list[tuple[str, str]]
-) -> None:
-    from saltworks_patience import servers as places
-
-    assert places(words, "b", 2) == (("b", "2"), others)
-
-
 @pytest.fixture
 def pair(synapse_release: Path) -> Iterator[Servers]:
     """A primary with a standby, for one test: it is another one afterwards."""
@@ -294,32 +279,98 @@ def pair(synapse_release: Path) -> Iterator[Servers]:
         yield made
 
 
+def place(site: Site, txn: Any) -> int:
+    """The port of the server that a transaction runs on."""
+    txn.execute("SHOW port")
+    return int(txn.fetchone()[0])
+
+
+def noting(site: Site, runs: list[int]) -> Callable[[Any], None]:
+    """An interaction that writes, and notes where it does each time that it runs."""
+
+    def func(txn: Any) -> None:
+        runs.append(-1)
+        txn.execute("INSERT INTO t VALUES (3)")
+        runs[-1] = place(site, txn)
+
+    return func
+
+
 def test_who_waits_for_a_silent_server_is_cut_off_once_another_takes_writes(
     on: Servers, pair: Servers
 ) -> None:
-    site, runs = Site(pair, silent=1, hosts=(0, 1)), []
-
-    def func(txn: Any) -> int:
-        runs.append(1)
-        txn.execute("INSERT INTO t VALUES (3)")
-        return site.me(txn)
-
-    with ThreadPoolExecutor(1) as pool, ThreadPoolExecutor(1) as idle:
-        # Each thread has a connection of its own.
-        before = {each.submit(site.run, site.me).result() for each in (pool, idle)}
-        assert len(before) == 2
+    site = Site(pair, silent=1, hosts=(0, 1))
+    runs: list[int] = []
+    with ThreadPoolExecutor(1) as pool:
+        # The thread has its connection before the server stands still.
+        pool.submit(site.run, site.me).result()
         pair.freeze(0)
-        waiting = pool.submit(site.run, func)
+        waiting = pool.submit(site.run, noting(site, runs))
         time.sleep(4)
         assert not waiting.done(), "nobody else takes writes yet"
         pair.promote(1)
-        begun = time.monotonic()
-        assert waiting.result(15) not in before
-        assert time.monotonic() - begun < 10
-        assert len(runs) == 2
-        assert rows(pair) == 1
-        idle.submit(site.run, func).result(15)
-        assert len(runs) == 3, "whose connection idled has another one before it begins"
+        waiting.result(15)
+    assert runs == [-1, pair.all[1]["port"]]
+    assert rows(pair) == 1
+
+
+def test_a_server_that_goes_on_after_another_took_over_is_asked_nothing(
+    on: Servers, pair: Servers
+) -> None:
+    """It would answer out of the past: who syncs would never see what came in between."""
+    site = Site(pair, silent=1, hosts=(0, 1))
+    runs: list[int] = []
+    with ThreadPoolExecutor(1) as old, ThreadPoolExecutor(1) as new:
+        old.submit(site.run, site.me).result()
+        pair.freeze(0)
+        pair.promote(1)
+        # Nobody uses the connection meanwhile.
+        time.sleep(8)
+        pair.thaw()
+        assert pair.sql("SELECT pg_is_in_recovery()", 0) == "f", "it takes itself for the primary"
+        for pool in (old, new):
+            pool.submit(site.run, noting(site, runs)).result(10)
+    assert runs == [pair.all[1]["port"]] * 2
+
+
+def test_a_database_that_came_after_the_connections_is_known(
+    on: Servers, pair: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service's file is read again for each connection."""
+    file = tmp_path / "pg_service.conf"
+    monkeypatch.setenv("PGSERVICEFILE", str(file))
+
+    def say(*which: int) -> None:
+        words = {key: pair.args(*which)[key] for key in ("host", "port", "target_session_attrs")}
+        rows = "".join(f"{key}={word}\n" for key, word in words.items())
+        file.write_text(f"[chat]\n{rows}connect_timeout=2\n")
+
+    say(0)
+    site = Site(pair, silent=1, service="chat")
+    runs: list[int] = []
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(site.run, site.me).result()
+        say(0, 1)
+        pair.freeze(0)
+        waiting = pool.submit(site.run, noting(site, runs))
+        time.sleep(0.5)
+        pair.promote(1)
+        waiting.result(20)
+    assert runs[-1] == pair.all[1]["port"]
+
+
+def test_a_process_stops_although_the_database_says_nothing(on: Servers, pair: Servers) -> None:
+    from psycopg2 import Error
+
+    site = Site(pair, silent=1)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(site.run, site.me).result()
+        pair.freeze(0)
+        waiting = pool.submit(site.run, site.me)
+        time.sleep(0.5)
+        site.database._db_pool.threadpool.joined = True
+        with pytest.raises(Error):
+            waiting.result(10)
 
 
 def test_what_takes_long_on_a_primary_that_answers_is_left_alone(
@@ -329,7 +380,7 @@ def test_what_takes_long_on_a_primary_that_answers_is_left_alone(
 
     def func(txn: Any) -> None:
         runs.append(1)
-        txn.execute("SELECT pg_sleep(4)")
+        txn.execute("SELECT pg_sleep(10)")
 
     site.run(func)
     assert len(runs) == 1

@@ -31,7 +31,7 @@ OWNER_PACKAGE = {
 PATIENCE = "saltworks_patience.Patience"
 PATIENCE_PACKAGE = {
     "source": "salt://synapse/files/plugins/saltworks_patience.py",
-    "source_hash": "sha256=9d2427fe220bd41195b5255c473259b3327ec500875e096cdc3454723208d319",
+    "source_hash": "sha256=a0fe1c0abe81c2c3ffa5fd525a259f47f7f94587443c845d39507f70e32c86e0",
 }
 
 #: Comes back to Redis within a second; Synapse's own senders may wait for ten.

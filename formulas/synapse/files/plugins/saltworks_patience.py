@@ -8,12 +8,12 @@ error, and so does each request while there is no primary. With this module
   One whose COMMIT got no answer may have been done, and fails as ever. What runs without a
   transaction is run again too, as Synapse says it may be (``runInteraction``, ``db_autocommit``);
 - a new connection is tried for as long as a failover takes;
-- what waits for a server that says nothing is cut off as soon as another server takes writes. TCP
-  does not notice: of a machine whose processes stand still the kernel goes on to answer, or what
-  stands between does.
+- nothing begins on a server that is not known to be the primary (:class:`Primary`), and what waits
+  for one that says nothing is cut off as soon as another one is. TCP notices neither: of a machine
+  whose processes stand still the kernel goes on to answer, and when they go on, what was asked
+  meanwhile is answered out of the past.
 
-Who waits are the threads of Synapse's database pool, which have nothing else to do then; who cuts
-off is a thread of its own.
+Who waits are the threads of Synapse's database pool, which have nothing else to do then.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import psycopg2
@@ -41,10 +41,17 @@ WAIT_SECONDS = 30.0
 PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 1.0
 #: How often one transaction is run: a switchover cuts it off once.
 ATTEMPTS = 3
-#: A transaction that takes longer, in seconds, may wait for a server that has gone. Then the others
-#: are asked, each second; and more seldom of one that takes so long that it is at work.
-SILENT_SECONDS, ROUND_SECONDS = 5.0, 1.0
-LONG_SECONDS, LONG_ROUND_SECONDS = 60.0, 10.0
+#: How often the primary is asked whether it is there, in seconds, and for how long it may think.
+ASK_SECONDS, SILENT_SECONDS = 1.0, 3.0
+#: For how long after a question that it answered a server counts as the primary, in seconds. No
+#: other one is promoted within 8: Patroni's key lives for 12 (``ttl``), is at most 6 old when a
+#: machine stands still (``loop_wait`` and ``retry_timeout``), and who promotes asks for 2 first.
+LEASE_SECONDS = 6.0
+#: Between two tries to find the primary, and two looks of who looks for silent ones, in seconds.
+AGAIN_SECONDS, LOOK_SECONDS = 0.2, 0.25
+#: Answered by nobody but a primary whose commits are acknowledged: a record in its WAL, which the
+#: synchronous standby, where there is one, must have (PostgreSQL: ``pg_logical_emit_message``).
+PROOF = "SELECT pg_logical_emit_message(true, 'saltworks', '')"
 #: Interactions that only read, so that they may be run again though their COMMIT got no answer. For
 #: one ``do_fetch`` all wait who want an event that is in no cache.
 READS = frozenset({"do_fetch"})
@@ -53,7 +60,7 @@ HOPELESS = ("authentication failed", "no pg_hba.conf entry")
 
 Callbacks = list[Any]
 #: Host and port, as libpq has them.
-Server = tuple[str, str]
+Server = tuple[str, int]
 
 
 class Patience:
@@ -67,6 +74,136 @@ class Patience:
     @staticmethod
     def parse_config(config: dict[str, Any]) -> dict[str, Any]:
         return config
+
+
+class Line:
+    """A connection, its server, and the means to wake who waits for an answer on it.
+
+    Made by the thread that has the connection: libpq's own are of one thread at a time.
+    """
+
+    def __init__(self, conn: Any) -> None:
+        self.conn = conn
+        self.server: Server = (conn.info.host, conn.info.port)
+        # Of its own: libpq may close its descriptor at any time, and another one get the number.
+        self._socket = socket.socket(fileno=os.dup(conn.fileno()))
+
+    def cut(self) -> None:
+        """Who waits gets an error at once. For any thread."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """End it. For its own thread."""
+        with contextlib.suppress(psycopg2.Error):
+            self.conn.close()
+        self._socket.close()
+
+
+class Primary:
+    """Which server is the primary, by a connection that does nothing but ask.
+
+    :param connect: makes a connection to whoever takes writes; ``psycopg2.Error``: there is nobody.
+    :param found: gets the connection once its server is known, before anybody else is told.
+    :param lost: called while there is none.
+    :param silent: see :data:`SILENT_SECONDS`.
+    """
+
+    def __init__(
+        self,
+        connect: Callable[[], Any],
+        found: Callable[[Line], None],
+        lost: Callable[[], None],
+        silent: float,
+    ) -> None:
+        self._connect = connect
+        self._found = found
+        self._lost = lost
+        self._silent = silent
+        self._changed = threading.Condition()
+        self._server: Server | None = None
+        #: When the last question was asked that got its answer, by ``time.monotonic()``.
+        self._answered = 0.0
+        self._line: Line | None = None
+        #: Since when, and of whom, an answer is waited for.
+        self._asked: tuple[float, Line] | None = None
+        self._doubted = False
+        #: Why there is none, in libpq's words; empty: it is not known yet.
+        self.said = ""
+        self._logger = logging.getLogger(__name__)
+
+    def start(self) -> None:
+        """Begin to ask; the threads end with the process."""
+        for work in (self._ask_on, self._look_on):
+            threading.Thread(target=work, name="saltworks-primary", daemon=True).start()
+
+    def get(self) -> Server | None:
+        """The primary; None while nobody can be sure."""
+        server = self._server
+        return server if time.monotonic() < self._answered + LEASE_SECONDS else None
+
+    def wait(self) -> None:
+        """Until there is one, or for a moment."""
+        with self._changed:
+            self._changed.wait_for(self.get, AGAIN_SECONDS)
+
+    def doubt(self) -> None:
+        """Ask it now: somebody saw another one."""
+        with self._changed:
+            self._doubted = True
+            self._changed.notify_all()
+
+    def _ask_on(self) -> None:
+        while True:
+            try:
+                self._step()
+            except psycopg2.Error as error:
+                self._lose(" ".join(str(error).split()))
+            except Exception:
+                self._logger.exception("which server is the primary")
+                self._lose("see the log")
+            with self._changed:
+                pause = AGAIN_SECONDS if self._server is None else ASK_SECONDS
+                self._changed.wait_for(lambda: self._doubted, pause)
+                self._doubted = False
+
+    def _step(self) -> None:
+        if self._server is not None and self._line is not None:
+            self._ask(self._line, "SELECT 1")
+            return
+        self._lose(self.said)
+        self._line = line = Line(self._connect())
+        self._ask(line, PROOF)
+        self._found(line)
+        with self._changed:
+            self._server, self.said = line.server, ""
+            self._changed.notify_all()
+
+    def _ask(self, line: Line, question: str) -> None:
+        at = time.monotonic()
+        self._asked = at, line
+        try:
+            line.conn.autocommit = True
+            with line.conn.cursor() as cursor:
+                cursor.execute(question)
+        finally:
+            self._asked = None
+        self._answered = at
+
+    def _lose(self, said: str) -> None:
+        with self._changed:
+            self._server, self.said = None, said
+        if self._line is not None:
+            self._line.close()
+            self._line = None
+        self._lost()
+
+    def _look_on(self) -> None:
+        while True:
+            time.sleep(LOOK_SECONDS)
+            asked = self._asked
+            if asked is not None and time.monotonic() > asked[0] + self._silent:
+                asked[1].cut()
 
 
 class PatientPool:
@@ -85,17 +222,16 @@ class PatientPool:
     ) -> None:
         self._database = database
         self._seconds = seconds
-        self._silent = silent
         self._pool = database._db_pool
+        self._words = dict(self._pool.connkw)
         self._connect = self._pool.connect
         self._closed = database.engine.is_connection_closed
         self._set_autocommit = database.engine.attempt_to_set_autocommit
         self._transaction = database.new_transaction
         self._lock = threading.Lock()
-        #: By thread: its connection, that one's server, and the others there are.
-        self._made: dict[int, tuple[Any, Server, list[Server]]] = {}
-        #: By thread: when what it runs began, by ``time.monotonic()``.
-        self._began: dict[int, float] = {}
+        #: Each thread's connection.
+        self._lines: dict[int, Line] = {}
+        self._primary = Primary(self._any, self._take, self._cut_at_stop, silent)
         #: When the outage that lasts began, by ``time.monotonic()``; None while there is none.
         self._since: float | None = None
         # Only now: Synapse may silence the loggers that were there when it set up its log.
@@ -108,23 +244,26 @@ class PatientPool:
         engine.is_connection_closed = self.is_closed
         engine.attempt_to_set_autocommit = self.set_autocommit
         self._database.new_transaction = self.new_transaction
-        threading.Thread(target=self._watch, name="saltworks-patience", daemon=True).start()
+        self._primary.start()
 
     def connect(self) -> Any:
-        """A connection of this thread's, as soon as there is a primary.
+        """A connection of this thread's to the primary, as soon as there is one.
 
         All threads wait for the same outage: what stands in the queue until it has lasted for too
         long tries once, and fails.
 
         :raises OperationalError: there was none in time, or the process stops; the last try's.
         """
-        if self._pool.threadID() in self._pool.connections:
+        thread = self._pool.threadID()
+        if thread in self._pool.connections:
             # It has one, whose state this says nothing of.
             return self._connect()
+        self._lines.pop(thread, None)
         pause = PAUSE_SECONDS
         while True:
             try:
-                made = self._connect()
+                server = self._certain()
+                line = self._line_to(server)
             except self._database.engine.module.OperationalError as error:
                 if not self._waits(" ".join(str(error).split())):
                     raise
@@ -132,13 +271,67 @@ class PatientPool:
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
             else:
                 self._over()
-                self._made[self._pool.threadID()] = self._place(made)
-                return made
+                self._lines[thread] = line
+                return line.conn
 
-    def _place(self, made: Any) -> tuple[Any, Server, list[Server]]:
-        # Asked now, by the thread that has it: libpq's own are of one thread at a time.
-        info = made.info
-        return (made, *servers(info.dsn_parameters, info.host, info.port))
+    def _line_to(self, server: Server) -> Line:
+        """A connection to the primary.
+
+        :raises OperationalError: there is none, or it leads elsewhere.
+        """
+        made = self._connect()
+        line = Line(made)
+        if line.server == server:
+            return line
+        self._pool.disconnect(made)
+        self._primary.doubt()
+        words = "{}:{} is the primary, and a new connection leads to {}:{}"
+        raise self._database.engine.module.OperationalError(words.format(*server, *line.server))
+
+    def _any(self) -> Any:
+        """A connection that is none of the pool's, to any server that takes writes."""
+        return self._pool.dbapi.connect(*self._pool.connargs, **self._words)
+
+    def _certain(self) -> Server:
+        """The primary, as soon as somebody is sure of it.
+
+        :raises OperationalError: nobody was in time, or the process stops.
+        """
+        server = self._primary.get()
+        if server is not None:
+            return server
+        begun = time.monotonic()
+        while True:
+            self._primary.wait()
+            server = self._primary.get()
+            if server is not None:
+                self._over()
+                return server
+            said = self._primary.said
+            if not said and time.monotonic() < begun + SILENT_SECONDS:
+                continue
+            said = said or "the primary says nothing"
+            if not self._waits(said):
+                raise self._database.engine.module.OperationalError(said)
+
+    def _take(self, found: Line) -> None:
+        """From now on connections are to this server, and whoever waits for another begins again.
+
+        Straight to it: libpq would wait for each dead one that stands before it.
+        """
+        host, port = found.server
+        if "hostaddr" not in found.conn.info.dsn_parameters:
+            self._pool.connkw = {**self._words, "host": host, "port": port}
+        for line in list(self._lines.values()):
+            if line.server != found.server:
+                self._logger.info("%s:%s is the primary, and not %s:%s", host, port, *line.server)
+                line.cut()
+
+    def _cut_at_stop(self) -> None:
+        """A process that stops waits for its threads, so none may wait for the database."""
+        if self._pool.threadpool.joined:
+            for line in list(self._lines.values()):
+                line.cut()
 
     def _waits(self, said: str) -> bool:
         """Whether a try that failed is worth another one."""
@@ -191,9 +384,12 @@ class PatientPool:
         if not isinstance(conn.conn, Connection):
             # None of the pool's, but one to a standby: whoever made it sees to it.
             return self._transaction(conn, desc, *lists, func, *args, **kwargs)
+        server, line = self._certain(), self._lines.get(self._pool.threadID())
         if self.is_closed(conn):
             # Who fetches events goes on with a connection that was cut off (``_do_fetch``).
             self._renew(conn.conn, self._database.engine.default_isolation_level, False)
+        elif line is None or line.server != server:
+            self._renew(conn.conn, conn.isolation_level, conn.autocommit)
         autocommit, level = conn.autocommit, conn.isolation_level
         done = False
 
@@ -210,7 +406,6 @@ class PatientPool:
             try:
                 if attempt > 1:
                     self._renew(conn.conn, level, autocommit)
-                self._began[self._pool.threadID()] = time.monotonic()
                 return self._transaction(conn, desc, *lists, noted, *args, **kwargs)
             except ConnectionLost:
                 # Once it is done what is left is its COMMIT.
@@ -219,8 +414,6 @@ class PatientPool:
                     raise
                 self._logger.info("running %s again: it was cut off", desc)
                 attempt += 1
-            finally:
-                self._began.pop(self._pool.threadID(), None)
 
     def _renew(self, conn: Any, level: int, autocommit: bool) -> None:
         """Another connection for one that has ended.
@@ -236,70 +429,6 @@ class PatientPool:
         except self._database.engine.module.OperationalError:
             self._pool.disconnect(conn._connection)
             raise ConnectionLost from None
-
-    def _watch(self) -> None:
-        """Cut off who waits for a server in whose place there is another one, until the end."""
-        pause = ROUND_SECONDS
-        while not self._pool.threadpool.joined:
-            time.sleep(pause)
-            try:
-                pause = self._round(time.monotonic())
-            except Exception:
-                # It must not end: nobody would see that it is gone.
-                self._logger.exception("a round of the watch over silent servers")
-
-    def _round(self, now: float) -> float:
-        """One look; the pause until the next."""
-        silent: dict[Server, list[Server]] = {}
-        begun = {
-            thread: at for thread, at in list(self._began.items()) if now >= at + self._silent
-        }
-        for thread in begun:
-            if row := self._made.get(thread):
-                silent[row[1]] = row[2]
-        for server, others in silent.items():
-            if others and self._takes_writes(others):
-                self._logger.info("another server than %s:%s takes writes", *server)
-                for made, at, _ in list(self._made.values()):
-                    if at == server:
-                        cut(made)
-        at_work = begun and now >= max(begun.values()) + LONG_SECONDS
-        return LONG_ROUND_SECONDS if at_work else ROUND_SECONDS
-
-    def _takes_writes(self, found: list[Server]) -> bool:
-        hosts, ports = (",".join(words) for words in zip(*found, strict=True))
-        target = {**self._pool.connkw, "host": hosts, "port": ports}
-        try:
-            self._pool.dbapi.connect(*self._pool.connargs, **target).close()
-        except self._database.engine.module.OperationalError:
-            return False
-        return True
-
-
-def servers(words: Mapping[str, str], host: str, port: int) -> tuple[Server, list[Server]]:
-    """The server of a connection, and the others that it might have been to.
-
-    :param words: what libpq was told, or found out (``PQconninfo``).
-    :param host, port: which one it took (``PQhost``, ``PQport``).
-    """
-    hosts = words.get("host", "").split(",")
-    ports = words.get("port", "").split(",")
-    server = (host, str(port))
-    if len(hosts) == 1:
-        return server, []
-    # One port may be said for all of them.
-    ports = ports * len(hosts) if len(ports) == 1 else ports
-    return server, [row for row in zip(hosts, ports, strict=True) if row != server]
-
-
-def cut(conn: Any) -> None:
-    """Wake the thread that waits for an answer: it gets an error at once."""
-    with contextlib.suppress(psycopg2.Error, OSError):
-        half = socket.socket(fileno=os.dup(conn.fileno()))
-        try:
-            half.shutdown(socket.SHUT_RDWR)
-        finally:
-            half.close()
 
 
 def has_ended(conn: Any) -> bool:
