@@ -19,10 +19,10 @@ __virtualname__ = "patroni_rules"
 TIMERS = {"ttl": 12, "loop_wait": 2, "retry_timeout": 4}
 
 #: PostgreSQL has ended and its machine lives: for how long it is started again before a standby
-#: takes over, seconds. With any other number one whose disk is full leads for ever: it starts as a
-#: standby, for which it needs no room, so that no time runs out; it is promoted, for which it needs
-#: some, and ends.
-PRIMARY_START_SECONDS = 0
+#: takes over, seconds, by durability. With any other number than 0 one whose disk is full leads for
+#: ever: it starts as a standby, for which it needs no room, so that no time runs out; it is
+#: promoted, for which it needs some, and ends. But with async a standby may lack what the disk has.
+PRIMARY_START_SECONDS = {"async": 10, "sync": 0, "sync-strict": 0}
 
 #: durability → (synchronous_mode, synchronous_mode_strict). See docs/database-cluster.md.
 DURABILITY = {"async": (False, False), "sync": (True, False), "sync-strict": (True, True)}
@@ -75,7 +75,7 @@ def dynamic(
     return {
         **TIMERS,
         "maximum_lag_on_failover": maximum_lag,
-        "primary_start_timeout": PRIMARY_START_SECONDS,
+        "primary_start_timeout": PRIMARY_START_SECONDS[durability],
         "synchronous_mode": synchronous,
         "synchronous_mode_strict": strict,
         "failsafe_mode": True,

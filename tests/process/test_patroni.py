@@ -264,10 +264,11 @@ def test_a_leader_that_can_make_no_wal_file_is_replaced_and_comes_again(cluster:
         assert cluster.client.lost(standby) == []
     finally:
         folder.chmod(0o700)
+        cluster.roles()
+        leader.sql("ALTER SYSTEM RESET wal_recycle;")
+        leader.sql("SELECT pg_reload_conf();")
     assert cluster.roles() == (standby, leader)
     assert cluster.client.lost(leader) == []
-    leader.sql("ALTER SYSTEM RESET wal_recycle;")
-    leader.sql("SELECT pg_reload_conf();")
 
 
 @pytest.mark.soak
