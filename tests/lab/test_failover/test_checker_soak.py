@@ -26,7 +26,7 @@ from tests.lab.test_parts.database import sql
 pytestmark = [pytest.mark.lab, pytest.mark.soak]
 
 READERS = ("sync-1", "sync-2")
-CHECKS, PROMOTED_CHECKS = 20_000, 2_000
+CHECKS, PROMOTED_CHECKS = 20_000, 6_000
 #: Bound of one run of the checker.
 SECONDS = 2400
 #: Those that are followed by /sync, and the one who writes.
@@ -99,8 +99,20 @@ def primary_killed(stage: Stage) -> None:
     whole(stage)
 
 
+def primary_frozen(stage: Stage) -> None:
+    """The primary's machine stands still until another one leads, and goes on as if it still did."""
+    whole(stage)
+    before = leader(stage)
+    group = cgroups.unified(stage.lab.machine(before).group)
+    assert group, "the host has no v2 control groups"
+    with cgroups.frozen(group):
+        wait_for(lambda: leader(stage) not in ("", before), 60, f"another than {before} to lead")
+        time.sleep(random.uniform(0, 3))
+    whole(stage)
+
+
 STANDBY_FAULTS: tuple[Fault, ...] = (paused, delayed, killed, frozen, cut)
-PROMOTIONS: tuple[Fault, ...] = (switched, switched, primary_killed)
+PROMOTIONS: tuple[Fault, ...] = (switched, primary_killed, primary_frozen)
 
 
 @pytest.fixture(scope="module")
