@@ -100,7 +100,7 @@ def primary_killed(stage: Stage) -> None:
 
 
 def primary_frozen(stage: Stage) -> None:
-    """The primary's machine stands still until another one leads, and goes on as if it still did."""
+    """The primary stands still until another one leads, and goes on as if it still did."""
     whole(stage)
     before = leader(stage)
     group = cgroups.unified(stage.lab.machine(before).group)
