@@ -237,6 +237,8 @@ def test_an_outage_is_waited_for_once_by_all_who_stand_in_the_queue(on: Servers)
                 site.run(site.me)
         # The first waits; six times as long it would be 12 s.
         assert 2 <= time.monotonic() - begun < 8
+    # The primary is looked for each second.
+    time.sleep(2)
     assert site.run(site.me)
     with away(on):
         begun = time.monotonic()
@@ -371,6 +373,61 @@ def test_a_process_stops_although_the_database_says_nothing(on: Servers, pair: S
         site.database._db_pool.threadpool.joined = True
         with pytest.raises(Error):
             waiting.result(10)
+
+
+def waiting_sessions(on: Servers) -> int:
+    """Of PostgreSQL's sessions those that wait for a synchronous standby."""
+    return int(on.sql("SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'"))
+
+
+def test_a_primary_that_acknowledges_nothing_is_believed_by_nobody_nor_filled_with_sessions(
+    on: Servers,
+) -> None:
+    from psycopg2 import Error
+
+    on.sql("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+    on.sql("SELECT pg_reload_conf()")
+    try:
+        site = Site(on, silent=1, seconds=8)
+        with pytest.raises(Error):
+            site.run(site.me)
+        assert waiting_sessions(on) <= 1
+    finally:
+        on.sql("ALTER SYSTEM RESET synchronous_standby_names")
+        on.sql("SELECT pg_reload_conf()")
+    time.sleep(2)
+    assert site.run(site.me)
+
+
+def test_who_gives_up_waiting_does_not_ask_the_silent_server_either(
+    on: Servers, pair: Servers
+) -> None:
+    from psycopg2 import OperationalError
+
+    site = Site(pair, silent=1, seconds=3)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(site.run, site.me).result()
+        pair.freeze(0)
+        time.sleep(6)
+        for _ in range(2):
+            with pytest.raises(OperationalError):
+                pool.submit(site.run, site.me).result(8)
+        pair.thaw()
+        time.sleep(2)
+        assert pool.submit(site.run, site.me).result(8)
+        # The next outage is waited for from its own beginning.
+        assert site.database.new_transaction.__self__._since is None
+
+
+@pytest.mark.parametrize("autocommit", [False, True])
+def test_what_is_renewed_is_as_it_was(on: Servers, autocommit: bool) -> None:
+    site = Site(on)
+    site.end(site.run(site.me, autocommit))
+
+    def state(txn: Any) -> Any:
+        return txn.database_engine.module and txn.txn.connection.autocommit
+
+    assert site.run(state, autocommit) is autocommit
 
 
 def test_what_takes_long_on_a_primary_that_answers_is_left_alone(

@@ -31,7 +31,7 @@ OWNER_PACKAGE = {
 PATIENCE = "saltworks_patience.Patience"
 PATIENCE_PACKAGE = {
     "source": "salt://synapse/files/plugins/saltworks_patience.py",
-    "source_hash": "sha256=a0fe1c0abe81c2c3ffa5fd525a259f47f7f94587443c845d39507f70e32c86e0",
+    "source_hash": "sha256=bad4a9f828da964ffbff4b31c6a8b69a54af64ff3ea6b4bc7f39085e9edcee59",
 }
 
 #: Comes back to Redis within a second; Synapse's own senders may wait for ten.

@@ -44,14 +44,19 @@ ATTEMPTS = 3
 #: How often the primary is asked whether it is there, in seconds, and for how long it may think.
 ASK_SECONDS, SILENT_SECONDS = 1.0, 3.0
 #: For how long after a question that it answered a server counts as the primary, in seconds. No
-#: other one is promoted within 8: Patroni's key lives for 12 (``ttl``), is at most 6 old when a
-#: machine stands still (``loop_wait`` and ``retry_timeout``), and who promotes asks for 2 first.
-LEASE_SECONDS = 6.0
-#: Between two tries to find the primary, and two looks of who looks for silent ones, in seconds.
-AGAIN_SECONDS, LOOK_SECONDS = 0.2, 0.25
+#: other one is promoted sooner: Patroni's key lives for 12 (``ttl``) and is at most 10 old when a
+#: machine stands still (``loop_wait + 2 * retry_timeout``), and who promotes asks for 2 first.
+LEASE_SECONDS = 4.0
+#: Between two looks for a silent server, in seconds.
+LOOK_SECONDS = 0.25
 #: Answered by nobody but a primary whose commits are acknowledged: a record in its WAL, which the
 #: synchronous standby, where there is one, must have (PostgreSQL: ``pg_logical_emit_message``).
 PROOF = "SELECT pg_logical_emit_message(true, 'saltworks', '')"
+#: A session that waits for the standby does not notice that nobody waits for it any more.
+END_OLD = (
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = current_user"
+    " AND application_name = current_setting('application_name') AND pid <> pg_backend_pid()"
+)
 #: Interactions that only read, so that they may be run again though their COMMIT got no answer. For
 #: one ``do_fetch`` all wait who want an event that is in no cache.
 READS = frozenset({"do_fetch"})
@@ -93,12 +98,6 @@ class Line:
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
 
-    def close(self) -> None:
-        """End it. For its own thread."""
-        with contextlib.suppress(psycopg2.Error):
-            self.conn.close()
-        self._socket.close()
-
 
 class Primary:
     """Which server is the primary, by a connection that does nothing but ask.
@@ -121,9 +120,8 @@ class Primary:
         self._lost = lost
         self._silent = silent
         self._changed = threading.Condition()
-        self._server: Server | None = None
-        #: When the last question was asked that got its answer, by ``time.monotonic()``.
-        self._answered = 0.0
+        #: The primary, and when it was asked last what it answered, by ``time.monotonic()``.
+        self._known: tuple[Server, float] | None = None
         self._line: Line | None = None
         #: Since when, and of whom, an answer is waited for.
         self._asked: tuple[float, Line] | None = None
@@ -139,13 +137,14 @@ class Primary:
 
     def get(self) -> Server | None:
         """The primary; None while nobody can be sure."""
-        server = self._server
-        return server if time.monotonic() < self._answered + LEASE_SECONDS else None
+        known = self._known
+        in_time = known is not None and time.monotonic() < known[1] + LEASE_SECONDS
+        return known[0] if known is not None and in_time else None
 
     def wait(self) -> None:
         """Until there is one, or for a moment."""
         with self._changed:
-            self._changed.wait_for(self.get, AGAIN_SECONDS)
+            self._changed.wait_for(self.get, PAUSE_SECONDS)
 
     def doubt(self) -> None:
         """Ask it now: somebody saw another one."""
@@ -154,32 +153,45 @@ class Primary:
             self._changed.notify_all()
 
     def _ask_on(self) -> None:
+        again = PAUSE_SECONDS
         while True:
             try:
                 self._step()
-            except psycopg2.Error as error:
+                pause, again = ASK_SECONDS, PAUSE_SECONDS
+            except Exception as error:
+                if not isinstance(error, psycopg2.Error):
+                    # It must not end: nobody would see that it is gone.
+                    self._logger.exception("which server is the primary")
                 self._lose(" ".join(str(error).split()))
-            except Exception:
-                self._logger.exception("which server is the primary")
-                self._lose("see the log")
+                pause, again = again, min(2 * again, LONGEST_PAUSE_SECONDS)
             with self._changed:
-                pause = AGAIN_SECONDS if self._server is None else ASK_SECONDS
                 self._changed.wait_for(lambda: self._doubted, pause)
                 self._doubted = False
 
     def _step(self) -> None:
-        if self._server is not None and self._line is not None:
-            self._ask(self._line, "SELECT 1")
+        """Ask who is the primary, or find who is.
+
+        :raises psycopg2.Error: nobody is for now.
+        """
+        if self._line is not None and self.get() is not None:
+            at = self._ask(self._line, "SELECT 1")
+            self._known = self._line.server, at
             return
+        # Who did not ask in time may not believe the old one either, which has stood still as well.
         self._lose(self.said)
         self._line = line = Line(self._connect())
-        self._ask(line, PROOF)
+        self._ask(line, END_OLD)
+        at = self._ask(line, PROOF)
         self._found(line)
         with self._changed:
-            self._server, self.said = line.server, ""
+            self._known, self.said = (line.server, at), ""
             self._changed.notify_all()
 
-    def _ask(self, line: Line, question: str) -> None:
+    def _ask(self, line: Line, question: str) -> float:
+        """When it was asked.
+
+        :raises psycopg2.Error: there was no answer, or none in time.
+        """
         at = time.monotonic()
         self._asked = at, line
         try:
@@ -188,13 +200,16 @@ class Primary:
                 cursor.execute(question)
         finally:
             self._asked = None
-        self._answered = at
+        if time.monotonic() > at + LEASE_SECONDS:
+            raise psycopg2.OperationalError("the primary answered too late")
+        return at
 
     def _lose(self, said: str) -> None:
         with self._changed:
-            self._server, self.said = None, said
+            self._known, self.said = None, said
         if self._line is not None:
-            self._line.close()
+            with contextlib.suppress(psycopg2.Error):
+                self._line.conn.close()
             self._line = None
         self._lost()
 
@@ -222,9 +237,11 @@ class PatientPool:
     ) -> None:
         self._database = database
         self._seconds = seconds
+        self._silent = silent
         self._pool = database._db_pool
         self._words = dict(self._pool.connkw)
         self._connect = self._pool.connect
+        self._open = self._pool.openfun
         self._closed = database.engine.is_connection_closed
         self._set_autocommit = database.engine.attempt_to_set_autocommit
         self._transaction = database.new_transaction
@@ -240,6 +257,7 @@ class PatientPool:
     def start(self) -> None:
         """Begin to wait."""
         self._pool.connect = self.connect
+        self._pool.openfun = self.opened
         engine: Any = self._database.engine
         engine.is_connection_closed = self.is_closed
         engine.attempt_to_set_autocommit = self.set_autocommit
@@ -258,61 +276,61 @@ class PatientPool:
         if thread in self._pool.connections:
             # It has one, whose state this says nothing of.
             return self._connect()
-        self._lines.pop(thread, None)
-        pause = PAUSE_SECONDS
+        end, pause = time.monotonic() + self._seconds, PAUSE_SECONDS
         while True:
             try:
-                server = self._certain()
-                line = self._line_to(server)
+                self._certain()
+                made = self._connect()
             except self._database.engine.module.OperationalError as error:
-                if not self._waits(" ".join(str(error).split())):
+                said = " ".join(str(error).split())
+                if not self._waits(said) or time.monotonic() > end:
                     raise
                 time.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
             else:
                 self._over()
-                self._lines[thread] = line
-                return line.conn
+                return made
 
-    def _line_to(self, server: Server) -> Line:
-        """A connection to the primary.
+    def opened(self, conn: Any) -> None:
+        """Make a new connection ready, if it leads to the primary.
 
-        :raises OperationalError: there is none, or it leads elsewhere.
+        :raises OperationalError: it leads elsewhere, or nobody is sure any more.
         """
-        made = self._connect()
-        line = Line(made)
-        if line.server == server:
-            return line
-        self._pool.disconnect(made)
-        self._primary.doubt()
-        words = "{}:{} is the primary, and a new connection leads to {}:{}"
-        raise self._database.engine.module.OperationalError(words.format(*server, *line.server))
+        # Before anything is asked on it, so that it can be cut.
+        self._lines[self._pool.threadID()] = line = Line(conn)
+        self._open(conn)
+        server = self._primary.get()
+        if line.server != server:
+            conn.close()
+            self._primary.doubt()
+            host, port = line.server
+            said = f"a new connection leads to {host}:{port}, and the primary is {server}"
+            raise self._database.engine.module.OperationalError(said)
 
     def _any(self) -> Any:
         """A connection that is none of the pool's, to any server that takes writes."""
-        return self._pool.dbapi.connect(*self._pool.connargs, **self._words)
+        # By its name this process finds its own sessions again, see END_OLD.
+        name = f"saltworks_patience {socket.gethostname()[:24]} {os.getpid()} {id(self) % 10**6}"
+        words = {**self._words, "application_name": name}
+        return self._pool.dbapi.connect(*self._pool.connargs, **words)
 
     def _certain(self) -> Server:
         """The primary, as soon as somebody is sure of it.
 
         :raises OperationalError: nobody was in time, or the process stops.
         """
-        server = self._primary.get()
-        if server is not None:
-            return server
         begun = time.monotonic()
-        while True:
+        while (server := self._primary.get()) is None:
             self._primary.wait()
-            server = self._primary.get()
-            if server is not None:
-                self._over()
-                return server
             said = self._primary.said
-            if not said and time.monotonic() < begun + SILENT_SECONDS:
+            # For as long as the answer to the very first question may take nothing is wrong.
+            if not said and time.monotonic() < begun + self._silent:
                 continue
             said = said or "the primary says nothing"
-            if not self._waits(said):
+            late = time.monotonic() > begun + self._seconds
+            if self._primary.get() is None and (not self._waits(said) or late):
                 raise self._database.engine.module.OperationalError(said)
+        return server
 
     def _take(self, found: Line) -> None:
         """From now on connections are to this server, and whoever waits for another begins again.
@@ -326,6 +344,7 @@ class PatientPool:
             if line.server != found.server:
                 self._logger.info("%s:%s is the primary, and not %s:%s", host, port, *line.server)
                 line.cut()
+        self._over()
 
     def _cut_at_stop(self) -> None:
         """A process that stops waits for its threads, so none may wait for the database."""
@@ -353,8 +372,11 @@ class PatientPool:
             self._since = None
 
     def is_closed(self, conn: Any) -> bool:
-        """Whether a connection that nobody uses has ended, at this end or at the server's."""
-        return self._closed(conn) or has_ended(conn)
+        """Whether a connection that nobody uses has ended, or leads to another than the primary."""
+        if self._closed(conn) or has_ended(conn):
+            return True
+        server, line = self._primary.get(), self._lines.get(self._pool.threadID())
+        return server is not None and (line is None or line.server != server)
 
     def set_autocommit(self, conn: Any, autocommit: bool) -> None:
         """psycopg2 asks the server, which may have ended the connection just now."""
@@ -384,13 +406,16 @@ class PatientPool:
         if not isinstance(conn.conn, Connection):
             # None of the pool's, but one to a standby: whoever made it sees to it.
             return self._transaction(conn, desc, *lists, func, *args, **kwargs)
-        server, line = self._certain(), self._lines.get(self._pool.threadID())
-        if self.is_closed(conn):
-            # Who fetches events goes on with a connection that was cut off (``_do_fetch``).
-            self._renew(conn.conn, self._database.engine.default_isolation_level, False)
-        elif line is None or line.server != server:
-            self._renew(conn.conn, conn.isolation_level, conn.autocommit)
-        autocommit, level = conn.autocommit, conn.isolation_level
+        try:
+            self._certain()
+        except self._database.engine.module.OperationalError:
+            # Whoever called this will ROLLBACK, and would wait for the silent server.
+            if line := self._lines.get(self._pool.threadID()):
+                line.cut()
+            raise
+        level = conn.isolation_level or self._database.engine.default_isolation_level
+        # Who fetches events goes on with a connection that was cut off (``_do_fetch``).
+        renew, autocommit = self.is_closed(conn), conn.autocommit
         done = False
 
         def noted(txn: Any, *args: Any, **kwargs: Any) -> Any:
@@ -404,7 +429,8 @@ class PatientPool:
         attempt = 1
         while True:
             try:
-                if attempt > 1:
+                done = False
+                if renew:
                     self._renew(conn.conn, level, autocommit)
                 return self._transaction(conn, desc, *lists, noted, *args, **kwargs)
             except ConnectionLost:
@@ -413,7 +439,7 @@ class PatientPool:
                 if unsure or attempt == ATTEMPTS:
                     raise
                 self._logger.info("running %s again: it was cut off", desc)
-                attempt += 1
+                attempt, renew = attempt + 1, True
 
     def _renew(self, conn: Any, level: int, autocommit: bool) -> None:
         """Another connection for one that has ended.
