@@ -24,7 +24,7 @@ import yaml
 from saltworks import plan, worker_table
 
 from tests.lab import legacy, people, readback, witness
-from tests.lab.driver import PROJECT, Lab, LabError, SaltRunError, wait_for
+from tests.lab.driver import PROJECT, AnewError, Lab, LabError, SaltRunError, wait_for
 from tests.lab.driver.network import command_lines
 from tests.lab.driver.progress import Say
 from tests.lab.driver.saltaccess import OnEvent
@@ -397,11 +397,11 @@ def _chat_on(lab: Lab, front: str) -> None:
 
 
 def judge(lab: Lab, name: str, report: Json) -> None:
-    """Raises LabError with all that is wrong with a milestone's report."""
+    """Raises AnewError with all that is wrong with a milestone's report."""
     wrong = problems(name, report)
     if wrong:
         lines = "\n".join(f"  - {line}" for line in wrong)
-        raise LabError(
+        raise AnewError(
             f"{name.capitalize()} ran, but its proof failed:\n{lines}\n"
             f"  report: {report_file(lab, name)}\n"
             f"  witness: {lab.settings.logs}/witness-{name}.witness.log\n"

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from . import legacy, m0, milestone_table, milestones, people, workers
-from .driver import LabError, hostcheck, oldpostgres, rclone
+from .driver import AnewError, LabError, hostcheck, oldpostgres, rclone
 from .driver.lab import Lab
 from .driver.process import host, wait_for
 from .driver.progress import Say, Step
@@ -98,7 +98,7 @@ def old_server(lab: Lab, say: Say) -> str:
     """The seeded monolith of 2021, kept as a layer, and the machine that stands on it."""
     machine = lab.machine(m0.MACHINE)
     if machine.created and not seed_file(lab).exists():
-        raise LabError(
+        raise AnewError(
             f"{machine.name} is there, but empty, as `make lab-base` leaves it: "
             "`make clean-lab`, then `make lab`"
         )

@@ -144,6 +144,20 @@ def test_a_failing_step_ends_the_run_and_says_where_to_look(settings: Settings) 
     assert [row["state"] for row in report["steps"]] == ["done", "failed", "waiting"]
 
 
+def test_after_a_proof_that_failed_nobody_is_told_to_go_on(settings: Settings) -> None:
+    def proves(lab: Any, say: Say) -> str:
+        milestones.judge(lab, "m1", {})
+        return ""
+
+    shown, _ = progress(settings)
+    with pytest.raises(StepError) as failed:
+        shown.run([Step("M1", proves, 5)])
+    text = str(failed.value)
+    assert "its proof failed" in text
+    assert "is not done twice: `make clean-lab`, then `make lab`, try anew." in text
+    assert text.endswith(f"logs: {settings.logs}")
+
+
 def test_a_step_that_takes_too_long_is_stopped(settings: Settings) -> None:
     shown, _ = progress(settings)
     begun = time.monotonic()

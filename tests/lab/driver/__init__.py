@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from .errors import CommandError, HostError, LabError, MachineError, SaltRunError, WaitError
+from .errors import (
+    AnewError,
+    CommandError,
+    HostError,
+    LabError,
+    MachineError,
+    SaltRunError,
+    WaitError,
+)
 from .lab import Lab, LabMachine
 from .machine import Machine
 from .process import Result, wait_for
@@ -10,6 +18,7 @@ from .settings import PROJECT, Settings
 
 __all__ = [
     "PROJECT",
+    "AnewError",
     "CommandError",
     "HostError",
     "Lab",

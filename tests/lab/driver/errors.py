@@ -7,6 +7,10 @@ class LabError(Exception):
     """Something of the lab failed; the text says what, where and what to do."""
 
 
+class AnewError(LabError):
+    """To run the same again would fail again; the text says how to begin anew."""
+
+
 class HostError(LabError):
     """The host cannot carry the lab. ``problems`` holds every reason found."""
 

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from . import cache
-from .errors import LabError
+from .errors import AnewError, LabError
 from .lab import Lab
 
 Say = Callable[[str], None]
@@ -90,10 +90,12 @@ class StepError(LabError):
     seconds: float = 0.0
 
     def __str__(self) -> str:
-        return (
-            f"step `{self.step}` failed after {self.seconds:.1f} s\n{self.cause}\n"
-            f"logs: {self.logs}\nRun the same command again to go on from here."
+        text = (
+            f"step `{self.step}` failed after {self.seconds:.1f} s\n{self.cause}\nlogs: {self.logs}"
         )
+        if isinstance(self.cause, AnewError):
+            return text
+        return f"{text}\nRun the same command again to go on from here."
 
 
 @dataclass
