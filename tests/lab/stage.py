@@ -20,7 +20,7 @@ import pytest
 from saltworks import plan, slices
 
 from tests.lab import legacy, m0, milestones, readback, witness
-from tests.lab.driver import PROJECT, Lab, LabMachine, SaltRunError, wait_for
+from tests.lab.driver import PROJECT, Lab, LabMachine, SaltRunError, tree, wait_for
 from tests.lab.driver.cache import files_digest, made, path_of
 from tests.lab.driver.cleanup import clean, leftovers
 from tests.lab.driver.settings import ADDRESSES, MASTER
@@ -235,16 +235,24 @@ def _kept_after_m2(lab: Lab) -> Path:
     return made(lab.settings.cache, "after-m2", _after_m2_inputs(lab), _make_after_m2)
 
 
-def _after_m2_inputs(lab: Lab) -> Json:
-    # Not the whole tree: it is pushed anew, and what comes next converges these machines first.
+def after_m2_files() -> list[Path]:
+    """The files that a lab in which M2 is achieved is made of.
+
+    Not the whole tree: it is pushed anew, and what comes next converges these machines first. Nor
+    what Python compiles beside its files while tests run, by which the lab would be made again.
+    """
     formulas = ("base", "firewall", "nginx", "relay", "synapse", "transfer")
-    folders = [PROJECT / "formulas" / formula for formula in formulas]
-    folders += [PROJECT / "orch" / name for name in ("m1", "m2")]
-    files = [path for folder in folders for path in sorted(folder.rglob("*")) if path.is_file()]
+    folders = (*(f"formulas/{name}/" for name in formulas), "orch/m1/", "orch/m2/")
     # What Synapse's unit is made of: who changed it would restart it in front of everybody.
-    files.append(PROJECT / "salt/_utils/saltworks/modules.py")
+    unit = "salt/_utils/saltworks/modules.py"
+    return [
+        PROJECT / name for name in tree.listed() if name.startswith(folders) or name == unit
+    ]
+
+
+def _after_m2_inputs(lab: Lab) -> Json:
     return {
-        "files": files_digest(*files),
+        "files": files_digest(*after_m2_files()),
         "environment": plan.UNIT_ENVIRONMENT,
         # The master has their keys.
         "machines": ADDRESSES,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import py_compile
 import ssl
 from datetime import UTC, datetime
 from ipaddress import ip_address, ip_network
@@ -12,7 +13,9 @@ from typing import Any
 import pytest
 from saltworks import pki, worker_table
 
+from tests.lab import stage
 from tests.lab.driver import (
+    PROJECT,
     Lab,
     LabError,
     cache,
@@ -349,3 +352,11 @@ def test_a_frozen_group_is_thawed_whatever_happens(tmp_path: Path) -> None:
     with pytest.raises(LabError):
         fails()
     assert switch.read_text() == "0"
+
+
+def test_what_python_compiles_beside_its_files_makes_no_lab_anew() -> None:
+    before = stage.after_m2_files()
+    plugin = PROJECT / "formulas/synapse/files/plugins/saltworks_patience.py"
+    assert {plugin, PROJECT / "orch/m2/apply.sls"} < {*before}
+    py_compile.compile(str(plugin))
+    assert stage.after_m2_files() == before
