@@ -31,7 +31,7 @@ OWNER_PACKAGE = {
 PATIENCE = "saltworks_patience.Patience"
 PATIENCE_PACKAGE = {
     "source": "salt://synapse/files/plugins/saltworks_patience.py",
-    "source_hash": "sha256=bad4a9f828da964ffbff4b31c6a8b69a54af64ff3ea6b4bc7f39085e9edcee59",
+    "source_hash": "sha256=25020d36bb173665d98e2c0bfb1a0f928a2301ea9655760a9729b03cbc099665",
 }
 
 #: Comes back to Redis within a second; Synapse's own senders may wait for ten.

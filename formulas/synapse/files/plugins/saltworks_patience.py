@@ -28,7 +28,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import psycopg2
 from synapse.module_api import ModuleApi
 from synapse.storage.database import DatabasePool, LoggingDatabaseConnection
 from synapse.storage.engines import PostgresEngine
@@ -102,7 +101,8 @@ class Line:
 class Primary:
     """Which server is the primary, by a connection that does nothing but ask.
 
-    :param connect: makes a connection to whoever takes writes; ``psycopg2.Error``: there is nobody.
+    :param module: psycopg2, of which a machine that has no PostgreSQL need not know.
+    :param connect: makes a connection to whoever takes writes; ``module.Error``: there is nobody.
     :param found: gets the connection once its server is known, before anybody else is told.
     :param lost: called while there is none.
     :param silent: see :data:`SILENT_SECONDS`.
@@ -110,11 +110,13 @@ class Primary:
 
     def __init__(
         self,
+        module: Any,
         connect: Callable[[], Any],
         found: Callable[[Line], None],
         lost: Callable[[], None],
         silent: float,
     ) -> None:
+        self._module = module
         self._connect = connect
         self._found = found
         self._lost = lost
@@ -159,7 +161,7 @@ class Primary:
                 self._step()
                 pause, again = ASK_SECONDS, PAUSE_SECONDS
             except Exception as error:
-                if not isinstance(error, psycopg2.Error):
+                if not isinstance(error, self._module.Error):
                     # It must not end: nobody would see that it is gone.
                     self._logger.exception("which server is the primary")
                 self._lose(" ".join(str(error).split()))
@@ -171,7 +173,7 @@ class Primary:
     def _step(self) -> None:
         """Ask who is the primary, or find who is.
 
-        :raises psycopg2.Error: nobody is for now.
+        :raises module.Error: nobody is for now.
         """
         if self._line is not None and self.get() is not None:
             at = self._ask(self._line, "SELECT 1")
@@ -190,7 +192,7 @@ class Primary:
     def _ask(self, line: Line, question: str) -> float:
         """When it was asked.
 
-        :raises psycopg2.Error: there was no answer, or none in time.
+        :raises module.Error: there was no answer, or none in time.
         """
         at = time.monotonic()
         self._asked = at, line
@@ -201,14 +203,14 @@ class Primary:
         finally:
             self._asked = None
         if time.monotonic() > at + LEASE_SECONDS:
-            raise psycopg2.OperationalError("the primary answered too late")
+            raise self._module.OperationalError("the primary answered too late")
         return at
 
     def _lose(self, said: str) -> None:
         with self._changed:
             self._known, self.said = None, said
         if self._line is not None:
-            with contextlib.suppress(psycopg2.Error):
+            with contextlib.suppress(self._module.Error):
                 self._line.conn.close()
             self._line = None
         self._lost()
@@ -248,7 +250,9 @@ class PatientPool:
         self._lock = threading.Lock()
         #: Each thread's connection.
         self._lines: dict[int, Line] = {}
-        self._primary = Primary(self._any, self._take, self._cut_at_stop, silent)
+        self._primary = Primary(
+            database.engine.module, self._any, self._take, self._cut_at_stop, silent
+        )
         #: When the outage that lasts began, by ``time.monotonic()``; None while there is none.
         self._since: float | None = None
         # Only now: Synapse may silence the loggers that were there when it set up its log.
