@@ -1,5 +1,5 @@
 # Programs, timer and keys go. The manifest and the media stay.
-{%- from 'media/map.jinja' import program_dir, plugins_dir, settings_file, unit with context %}
+{%- from 'media/map.jinja' import program_dir, plugins, plugins_dir, settings_file, unit with context %}
 
 media-absent-units:
   unit_set.only:
@@ -11,8 +11,8 @@ media-absent-files:
     - names:
         - {{ settings_file }}
         - {{ program_dir }}
-        - {{ plugins_dir }}/saltworks_media_provider.py
-        - {{ plugins_dir }}/saltworks_media_local.py
-        - {{ plugins_dir }}/saltworks_media_tls.py
+{%- for name in plugins %}
+        - {{ plugins_dir }}/{{ name }}
+{%- endfor %}
     - require:
         - unit_set: media-absent-units

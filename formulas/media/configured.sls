@@ -1,17 +1,15 @@
-{%- from 'media/map.jinja' import media, program_dir, plugins_dir, settings_file, state_dir, unit, unit_dir with context %}
+{%- from 'media/map.jinja' import media, program_dir, plugins, plugins_dir, settings_file, state_dir, unit, unit_dir with context %}
 
 {#- What the program imports lies beside it, and is there before it. #}
-{%- set files = [
-  (program_dir, 'saltworks_media_tree.py'),
-  (program_dir, 'saltworks_media_manifest.py'),
-  (program_dir, 'saltworks_media_tls.py'),
-  (program_dir, 'saltworks_media_store.py'),
-  (program_dir, 'saltworks_media.py'),
-  (plugins_dir, 'saltworks_media_tls.py'),
-  (plugins_dir, 'saltworks_media_local.py'),
-  (plugins_dir, 'saltworks_media_provider.py'),
+{%- set programs = [
+  'saltworks_media_tree.py',
+  'saltworks_media_manifest.py',
+  'saltworks_media_tls.py',
+  'saltworks_media_store.py',
+  'saltworks_media.py',
 ] %}
-{%- for folder, name in files %}
+{%- for folder, names in ((program_dir, programs), (plugins_dir, plugins)) %}
+{%- for name in names %}
 
 media-{{ folder }}/{{ name }}:
   file.managed:
@@ -20,6 +18,7 @@ media-{{ folder }}/{{ name }}:
     - mode: '0644'
     - makedirs: true
     - dir_mode: '0755'
+{%- endfor %}
 {%- endfor %}
 
 media-state-parent:

@@ -50,8 +50,10 @@ class Site:
             PatientPool(self.database, seconds, silent).start()
         self.after: list[Any] = []
 
-    def run(self, func: Callable[..., Any], autocommit: bool = False) -> Any:
-        """An interaction."""
+    def run(
+        self, func: Callable[..., Any], autocommit: bool = False, between: Callable[[], Any] = int
+    ) -> Any:
+        """An interaction; ``between``: what happens once its connection was made ready."""
         from synapse.storage.database import LoggingDatabaseConnection
 
         engine = self.database.engine
@@ -65,6 +67,7 @@ class Site:
                     engine.attempt_to_set_autocommit(conn, True)
                 wrapped = LoggingDatabaseConnection(
                     conn=conn, engine=engine, default_txn_name="x", server_name="lale.test")
+                between()
                 return self.database.new_transaction(wrapped, "test", after, [], [], func)
             finally:
                 if autocommit:
@@ -422,12 +425,12 @@ def test_who_gives_up_waiting_does_not_ask_the_silent_server_either(
 @pytest.mark.parametrize("autocommit", [False, True])
 def test_what_is_renewed_is_as_it_was(on: Servers, autocommit: bool) -> None:
     site = Site(on)
-    site.end(site.run(site.me, autocommit))
+    before = site.run(site.me, autocommit)
 
-    def state(txn: Any) -> Any:
-        return txn.database_engine.module and txn.txn.connection.autocommit
+    def state(txn: Any) -> tuple[bool, bool]:
+        return txn.txn.connection.autocommit, site.me(txn) == before
 
-    assert site.run(state, autocommit) is autocommit
+    assert site.run(state, autocommit, lambda: site.end(before)) == (autocommit, False)
 
 
 def test_what_takes_long_on_a_primary_that_answers_is_left_alone(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,6 +34,16 @@ def test_durability(durability: str, synchronous: bool, strict: bool) -> None:
     # Else one whose disk is full leads for ever, where nobody lacks what it has acknowledged.
     assert (made["primary_start_timeout"] == 0) is synchronous
     assert made["postgresql"]["parameters"]["hot_standby_feedback"] == "on"
+
+
+def test_nobody_is_promoted_while_synapse_believes_the_old_primary() -> None:
+    """The plugin on Synapse's machines and Patroni's timers cannot import each other."""
+    plugin = Path(__file__).parents[2] / "formulas/synapse/files/plugins/saltworks_patience.py"
+    (lease,) = re.findall(r"^LEASE_SECONDS = ([0-9.]+)$", plugin.read_text(), re.MULTILINE)
+    timers = patroni.TIMERS
+    oldest = timers["loop_wait"] + 2 * timers["retry_timeout"]
+    # Who promotes asks the old one for 2 s (Patroni's own).
+    assert float(lease) <= timers["ttl"] - oldest + 2
 
 
 def test_a_durability_that_does_not_exist_is_refused() -> None:

@@ -41,7 +41,7 @@ class Provider(S3StorageProviderBackend):
                 max_pool_connections=40,
             )
         )
-        ready(self._get_s3_client(), config["ca"])
+        ready(self._get_s3_client())
 
     @staticmethod
     def parse_config(config: dict[str, Any]) -> dict[str, Any]:

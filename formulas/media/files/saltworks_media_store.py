@@ -68,7 +68,7 @@ class Store:
                 response_checksum_validation="when_required",
             ),
         )
-        self._client = ready(client, settings["ca"])
+        self._client = ready(client)
 
     def put(self, path: str, file: BinaryIO) -> str:
         """Store a file.

@@ -14,14 +14,13 @@ from typing import Any
 from botocore.httpsession import get_cert_path
 
 
-def ready(client: Any, ca: str | None) -> Any:
+def ready(client: Any) -> Any:
     """Load the authorities for the first time.
 
     :param client: of boto3, not in use yet.
-    :param ca: path of the authorities' certificates; None or empty: those that come with botocore.
     :returns: the client.
     """
-    context(client).load_verify_locations(get_cert_path(ca or True))
+    context(client).load_verify_locations(get_cert_path(client._endpoint.http_session._verify))
     return client
 
 

@@ -31,7 +31,7 @@ OWNER_PACKAGE = {
 PATIENCE = "saltworks_patience.Patience"
 PATIENCE_PACKAGE = {
     "source": "salt://synapse/files/plugins/saltworks_patience.py",
-    "source_hash": "sha256=25020d36bb173665d98e2c0bfb1a0f928a2301ea9655760a9729b03cbc099665",
+    "source_hash": "sha256=a490ad37d238c38202982ea18ffdc05104a8c38617da3a6852a000cfb7ed52d9",
 }
 
 #: Comes back to Redis within a second; Synapse's own senders may wait for ten.

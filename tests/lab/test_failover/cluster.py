@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
+from collections.abc import Iterator
 from typing import Any
 
-from tests.lab.driver import SaltRunError, wait_for
+from tests.lab.driver import SaltRunError, cgroups, wait_for
 from tests.lab.stage import Stage
 
 #: A machine boots, follows, and is synchronous again.
@@ -42,6 +44,21 @@ def whole(stage: Stage) -> None:
         return bool(found["leader"] and len(follow) == 2 and promised)
 
     wait_for(looks, WHOLE_SECONDS, "the cluster to be whole", interval=1)
+
+
+def another_leads(stage: Stage, before: str, seconds: float = 60) -> None:
+    """Wait until another than the one of before leads."""
+    words = f"another than {before} to lead"
+    wait_for(lambda: leader(stage) not in ("", before), seconds, words)
+
+
+@contextlib.contextmanager
+def standing_still(stage: Stage, name: str) -> Iterator[None]:
+    """All processes of a machine stand still within the block, then go on."""
+    group = cgroups.unified(stage.lab.machine(name).group)
+    assert group, "the host has no v2 control groups"
+    with cgroups.frozen(group):
+        yield
 
 
 def standby_of(stage: Stage) -> str:

@@ -17,10 +17,17 @@ from tests.bench import results
 from tests.checker.ledger import KINDS, Ledger
 from tests.lab import people
 from tests.lab.client import Client
-from tests.lab.driver import PROJECT, cgroups, wait_for
+from tests.lab.driver import PROJECT
 from tests.lab.reach import reached
 from tests.lab.stage import Stage
-from tests.lab.test_failover.cluster import first_of, leader, standby_of, whole
+from tests.lab.test_failover.cluster import (
+    another_leads,
+    first_of,
+    leader,
+    standby_of,
+    standing_still,
+    whole,
+)
 from tests.lab.test_parts.database import sql
 
 pytestmark = [pytest.mark.lab, pytest.mark.soak]
@@ -65,9 +72,7 @@ def killed(stage: Stage) -> None:
 
 def frozen(stage: Stage) -> None:
     """Its machine stands still, 0.5 to 3 s, and nobody is told."""
-    group = cgroups.unified(stage.lab.machine(standby_of(stage)).group)
-    assert group, "the host has no v2 control groups"
-    with cgroups.frozen(group):
+    with standing_still(stage, standby_of(stage)):
         time.sleep(random.uniform(0.5, 3))
 
 
@@ -94,7 +99,7 @@ def primary_killed(stage: Stage) -> None:
     whole(stage)
     before = leader(stage)
     stage.lab.machine(before).kill()
-    wait_for(lambda: leader(stage) not in ("", before), 60, f"another than {before} to lead")
+    another_leads(stage, before)
     stage.lab.boot([before], answering=False)
     whole(stage)
 
@@ -103,10 +108,8 @@ def primary_frozen(stage: Stage) -> None:
     """The primary stands still until another one leads, and goes on as if it still did."""
     whole(stage)
     before = leader(stage)
-    group = cgroups.unified(stage.lab.machine(before).group)
-    assert group, "the host has no v2 control groups"
-    with cgroups.frozen(group):
-        wait_for(lambda: leader(stage) not in ("", before), 60, f"another than {before} to lead")
+    with standing_still(stage, before):
+        another_leads(stage, before)
         time.sleep(random.uniform(0, 3))
     whole(stage)
 

@@ -16,9 +16,9 @@ import pytest
 
 from tests.bench import results
 from tests.lab import milestones, witness
-from tests.lab.driver import LabMachine, cgroups, wait_for
+from tests.lab.driver import LabMachine, wait_for
 from tests.lab.stage import Stage
-from tests.lab.test_failover.cluster import leader, status, whole
+from tests.lab.test_failover.cluster import another_leads, leader, standing_still, status, whole
 from tests.lab.test_parts.database import PSQL
 
 pytestmark = [pytest.mark.lab, pytest.mark.soak]
@@ -94,15 +94,6 @@ def cut(stage: Stage, name: str) -> Iterator[CutOff]:
 
 
 @contextlib.contextmanager
-def stopped(stage: Stage, name: str) -> Iterator[None]:
-    """All processes of the primary's machine stand still, then go on."""
-    group = cgroups.unified(stage.lab.machine(name).group)
-    assert group, "the host has no v2 control groups"
-    with cgroups.frozen(group):
-        yield
-
-
-@contextlib.contextmanager
 def watcher_killed(stage: Stage, name: str) -> Iterator[None]:
     """etcd's leader dies; the primary lives."""
     watchers = status(stage)["etcd"]
@@ -123,7 +114,7 @@ FAULTS: dict[str, tuple[Fault, float]] = {
     "switchover": (switched, SWITCHED_SECONDS),
     "primary killed": (killed, KILLED_SECONDS),
     "primary's link cut": (cut, KILLED_SECONDS),
-    "primary frozen": (stopped, KILLED_SECONDS),
+    "primary frozen": (standing_still, KILLED_SECONDS),
     "etcd's leader killed": (watcher_killed, SWITCHED_SECONDS),
 }
 
@@ -165,8 +156,7 @@ def one(stage: Stage, fault: Fault, moves: bool) -> float:
     at = time.time()
     with fault(stage, before) as tried:
         if moves:
-            moved = f"another than {before} to lead"
-            wait_for(lambda: leader(stage) not in ("", before), 60, moved)
+            another_leads(stage, before)
         # Long enough for the first message; the cut-off one goes on all the while.
         time.sleep(5)
         first = first_write(stage) if isinstance(tried, CutOff) else 0.0

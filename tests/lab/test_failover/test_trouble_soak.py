@@ -16,7 +16,14 @@ from tests.bench import results
 from tests.lab import milestones, witness
 from tests.lab.driver import wait_for
 from tests.lab.stage import Stage
-from tests.lab.test_failover.cluster import follows, leader, standby_of, status, whole
+from tests.lab.test_failover.cluster import (
+    another_leads,
+    follows,
+    leader,
+    standby_of,
+    status,
+    whole,
+)
 from tests.lab.test_parts.database import PSQL, refuses_writes, sql
 
 pytestmark = [pytest.mark.lab, pytest.mark.soak]
@@ -157,7 +164,7 @@ def test_a_failover_does_not_wait_for_a_store_that_is_away(stage: Stage) -> None
         with chatting(stage, "store-away"):
             stage.lab.machine(before).kill()
             begun = time.monotonic()
-            wait_for(lambda: leader(stage) not in ("", before), 40, "another one to lead")
+            another_leads(stage, before, 40)
             stage.say(f"another one leads after {time.monotonic() - begun:.1f} s")
     finally:
         store.mend()

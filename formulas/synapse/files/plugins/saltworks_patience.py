@@ -140,8 +140,9 @@ class Primary:
     def get(self) -> Server | None:
         """The primary; None while nobody can be sure."""
         known = self._known
-        in_time = known is not None and time.monotonic() < known[1] + LEASE_SECONDS
-        return known[0] if known is not None and in_time else None
+        if known is None or time.monotonic() >= known[1] + LEASE_SECONDS:
+            return None
+        return known[0]
 
     def wait(self) -> None:
         """Until there is one, or for a moment."""
@@ -318,13 +319,13 @@ class PatientPool:
         words = {**self._words, "application_name": name}
         return self._pool.dbapi.connect(*self._pool.connargs, **words)
 
-    def _certain(self) -> Server:
-        """The primary, as soon as somebody is sure of it.
+    def _certain(self) -> None:
+        """Wait until somebody is sure of the primary.
 
         :raises OperationalError: nobody was in time, or the process stops.
         """
         begun = time.monotonic()
-        while (server := self._primary.get()) is None:
+        while self._primary.get() is None:
             self._primary.wait()
             said = self._primary.said
             # For as long as the answer to the very first question may take nothing is wrong.
@@ -334,7 +335,6 @@ class PatientPool:
             late = time.monotonic() > begun + self._seconds
             if self._primary.get() is None and (not self._waits(said) or late):
                 raise self._database.engine.module.OperationalError(said)
-        return server
 
     def _take(self, found: Line) -> None:
         """From now on connections are to this server, and whoever waits for another begins again.
@@ -433,7 +433,6 @@ class PatientPool:
         attempt = 1
         while True:
             try:
-                done = False
                 if renew:
                     self._renew(conn.conn, level, autocommit)
                 return self._transaction(conn, desc, *lists, noted, *args, **kwargs)
